@@ -1,0 +1,1 @@
+"""Generated from protos/tollkeeper/v1; do not edit."""

@@ -1,0 +1,1 @@
+"""Tollkeeper's server: issues API keys, verifies every request, holds every limit."""

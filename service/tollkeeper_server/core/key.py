@@ -1,0 +1,70 @@
+"""Keys and owners: the records about API keys."""
+
+import enum
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import IPv4Network, IPv6Network
+from typing import Any
+
+from tollkeeper_server.core.limits import Limit
+
+ROOT_TENANT = "tollkeeper"
+"""The tenant of root keys: its callers may act in every tenant."""
+
+
+class KeyState(enum.StrEnum):
+    """Where a key is in its life. EXPIRED is never stored: it follows from ``expires_at``."""
+
+    ACTIVE = "ACTIVE"
+    DISABLED = "DISABLED"
+    EXPIRED = "EXPIRED"
+    REVOKED = "REVOKED"
+
+
+class RevokeReason(enum.StrEnum):
+    """Why a key was revoked."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    COMPROMISED = "COMPROMISED"
+    SUPERSEDED = "SUPERSEDED"
+    UNUSED = "UNUSED"
+    OWNER_LEFT = "OWNER_LEFT"
+    POLICY_VIOLATION = "POLICY_VIOLATION"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """The record about an API key; the contract gives each field's meaning and bounds."""
+
+    key_id: str
+    tenant_id: str
+    owner_id: str = ""
+    name: str = ""
+    description: str = ""
+    environment: str = ""
+    prefix: str = ""
+    hint: str = ""
+    """What to recognize the API key by: prefix and last four characters."""
+    stored_state: KeyState = KeyState.ACTIVE
+    """ACTIVE, DISABLED or REVOKED; see ``state_at``."""
+    permissions: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    allowed_cidrs: tuple[IPv4Network | IPv6Network, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime
+    created_by: str = ""
+    updated_at: datetime
+    updated_by: str = ""
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    revoke_reason: RevokeReason = RevokeReason.UNSPECIFIED
+    last_used_at: datetime | None = None
+    revision: int = 0
+
+    def state_at(self, now: datetime) -> KeyState:
+        """The state at ``now``: REVOKED and DISABLED come before EXPIRED."""
+        if self.stored_state is KeyState.ACTIVE and self.expires_at is not None and now >= self.expires_at:
+            return KeyState.EXPIRED
+        return self.stored_state
