@@ -114,20 +114,17 @@ class Keyring:
 
 
 class _Mac:
-    """HMAC-SHA-256 (RFC 2104) with the key's two blocks hashed ahead: half the cost of ``hmac.digest`` per call."""
+    """HMAC-SHA-256 under one key that is set up once, not at each call."""
 
-    __slots__ = ("_inner", "_outer")
+    __slots__ = ("_keyed",)
 
     def __init__(self, key: bytes) -> None:
-        block = (hashlib.sha256(key).digest() if len(key) > 64 else key).ljust(64, b"\0")
-        self._inner = hashlib.sha256(bytes(byte ^ 0x36 for byte in block))
-        self._outer = hashlib.sha256(bytes(byte ^ 0x5C for byte in block))
+        self._keyed = hmac.new(key, digestmod="sha256")
 
     def __call__(self, message: bytes) -> bytes:
-        inner, outer = self._inner.copy(), self._outer.copy()
-        inner.update(message)
-        outer.update(inner.digest())
-        return outer.digest()
+        mac = self._keyed.copy()
+        mac.update(message)
+        return mac.digest()
 
 
 def _base62(number: int, *, length: int) -> str:

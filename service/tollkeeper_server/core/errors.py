@@ -1,16 +1,16 @@
 """Faults: why no decision could be made, or why a call is refused. A denial is never one of these.
 
-    TollkeeperError
-    ├── InvalidArgument      a field breaks its bounds
-    ├── Unauthenticated      the caller did not prove who it is
-    ├── PermissionDenied     the caller may not do this
-    ├── NotFound             what the call names does not exist for this caller
-    ├── AlreadyExists        the request_id was used for something else
-    ├── FailedPrecondition   the key's state does not allow the change
-    ├── Aborted              someone else changed the record first
-    ├── Unimplemented        belongs to the contract, not yet to this server
-    ├── ResourceExhausted    the server sheds load
-    └── Unavailable          a store did not answer, or not in time
+TollkeeperError
+├── InvalidArgument      a field breaks its bounds
+├── Unauthenticated      the caller did not prove who it is
+├── PermissionDenied     the caller may not do this
+├── NotFound             what the call names does not exist for this caller
+├── AlreadyExists        the request_id was used for something else
+├── FailedPrecondition   the key's state does not allow the change
+├── Aborted              someone else changed the record first
+├── Unimplemented        belongs to the contract, not yet to this server
+├── ResourceExhausted    the server sheds load
+└── Unavailable          a store did not answer, or not in time
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,8 +89,6 @@ class ResourceExhausted(TollkeeperError):
 class Unavailable(TollkeeperError):
     """A store did not answer, or not in time; ``retry_after`` says when to come back."""
 
-    def __init__(
-        self, message: str, *, reason: str, retry_after: timedelta = timedelta(milliseconds=500)
-    ) -> None:
+    def __init__(self, message: str, *, reason: str, retry_after: timedelta = timedelta(milliseconds=500)) -> None:
         super().__init__(message, reason=reason)
         self.retry_after = retry_after
