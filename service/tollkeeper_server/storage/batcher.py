@@ -1,0 +1,88 @@
+"""Batching: many single questions to a store, answered by few round trips."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import timedelta
+from typing import Generic, TypeVar
+
+from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
+
+Item = TypeVar("Item")
+Answer = TypeVar("Answer")
+
+
+class Batcher(Generic[Item, Answer]):
+    """Gathers items while a flush is under way, and flushes them together as soon as it ends.
+
+    An idle batcher flushes at once, so nothing ever waits for company. What is gathered starts its flush after it was
+    submitted: an answer never comes from a read that was already under way. ``flush`` gets 1 to ``batch_max`` items
+    and returns as many answers in order; if it raises, the items of that batch get the fault and no others. A caller
+    that is cancelled or out of time leaves without harm to the rest.
+    """
+
+    def __init__(
+        self,
+        flush: Callable[[Sequence[Item]], Awaitable[Sequence[Answer]]],
+        *,
+        batch_max: int,
+        pending_max: int = 10_000,
+        flushes_max: int = 1,
+    ) -> None:
+        self._flush = flush
+        self._batch_max = batch_max
+        self._pending_max = pending_max
+        self._flushes_max = flushes_max
+        self._pending: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
+        self._flushes: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def submit(self, item: Item) -> Answer:
+        """The answer to ``item``.
+
+        Raises ResourceExhausted if ``pending_max`` items wait already, and whatever the flush raised.
+        """
+        if self._closed:
+            raise Unavailable("the server is shutting down", reason="SHUTTING_DOWN")
+        if len(self._pending) >= self._pending_max:
+            raise ResourceExhausted(
+                "too many requests wait for a store", reason="STORE_QUEUE_FULL", retry_after=timedelta(milliseconds=100)
+            )
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Answer] = loop.create_future()
+        self._pending.append((item, answer))
+        if len(self._pending) == 1:
+            loop.call_soon(self._start_flushes)  # what is submitted in the same turn of the loop comes along
+        return await answer
+
+    async def close(self) -> None:
+        """Take nothing more, and finish what was submitted."""
+        self._closed = True
+        while self._flushes or self._pending:
+            self._start_flushes()
+            await asyncio.wait(self._flushes)
+
+    def _start_flushes(self) -> None:
+        while self._pending and len(self._flushes) < self._flushes_max:
+            batch = [self._pending.popleft() for _ in range(min(self._batch_max, len(self._pending)))]
+            task = asyncio.create_task(self._run(batch))
+            self._flushes.add(task)
+            task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._flushes.discard(task)
+        self._start_flushes()
+
+    async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+        waiting = [(item, answer) for item, answer in batch if not answer.done()]
+        if not waiting:
+            return
+        try:
+            answers = await self._flush([item for item, _ in waiting])
+            for (_, answer), value in zip(waiting, answers, strict=True):
+                if not answer.done():
+                    answer.set_result(value)
+        except Exception as fault:  # whatever it is, it is the waiters' answer
+            for _, answer in waiting:
+                if not answer.done():
+                    answer.set_exception(fault)

@@ -1,0 +1,1 @@
+"""The request path: one Verifier behind every way in."""
