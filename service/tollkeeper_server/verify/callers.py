@@ -1,0 +1,38 @@
+"""Callers prove who they are with keys of their own, through the same Verifier as everyone else."""
+
+from ipaddress import ip_address
+
+from tollkeeper_server.core.caller import Caller
+from tollkeeper_server.core.decision import MESSAGES
+from tollkeeper_server.core.errors import Unauthenticated
+from tollkeeper_server.core.policy import Use
+from tollkeeper_server.verify.verifier import Verification, Verifier
+
+
+class CallerAuthenticator:
+    """Tells who calls from the API key that the call carries."""
+
+    def __init__(self, verifier: Verifier) -> None:
+        self._verifier = verifier
+
+    async def authenticate(self, token: str, *, address: str) -> Caller:
+        """The caller that ``token`` proves, calling from network address ``address`` ("" if it has none).
+
+        A caller's key obeys its own state, expiry and networks. Raises Unauthenticated if it is denied, Unavailable
+        if that cannot be decided.
+        """
+        decision = await self._verifier.verify(
+            Verification(
+                api_key=token,
+                tenant_id=None,
+                use=Use(client_ip=ip_address(address) if address else None),
+                charges={},
+            )
+        )
+        if not decision.allowed:
+            raise Unauthenticated(
+                f"the caller was not recognized: {MESSAGES[decision.code]}", reason=f"CALLER_{decision.code}"
+            )
+        key = decision.key
+        assert key is not None, "what is allowed was proven"
+        return Caller(key_id=key.key_id, tenant_id=key.tenant_id, permissions=key.permissions, address=address)

@@ -1,0 +1,128 @@
+"""The Verifier: the one place where a verification is decided, whatever way it came in.
+
+    parse key ─ find record ─ proven? ─ state, expiry, client IP, resource, permissions ─ charge all limits ─ decision
+
+Cheap and pure comes first, spending last. A denial is a value; an exception means that no decision could be made.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from tollkeeper_server.core.credential import Keyring
+from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason
+from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
+from tollkeeper_server.core.key import Key
+from tollkeeper_server.core.limits import LimitState
+from tollkeeper_server.core.policy import Use, judge
+from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.verify.directory import KeyDirectory
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """The question: may this API key be used so, now, at this cost?"""
+
+    api_key: str = field(repr=False)
+    """As the end client sent it; empty if it sent none."""
+    tenant_id: str | None
+    """Only this tenant's keys are known; None knows every tenant's."""
+    use: Use
+    charges: Mapping[str, int]
+    """Amount by unit; empty charges nothing and looks at no limit."""
+    consume: bool = True
+    """False decides as if the charge were made, and charges nothing."""
+    min_revision: int = 0
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuotaReport:
+    """Where limits stand, and the code that Verify would give for them alone."""
+
+    code: DecisionCode
+    limits: tuple[LimitState, ...]
+    retry_after: timedelta | None
+    degradations: tuple[DegradationReason, ...]
+
+
+class Verifier:
+    """Decides verifications.
+
+    Every method raises Unavailable or ResourceExhausted if a store that the answer needs does not answer.
+    """
+
+    def __init__(
+        self, *, keyring: Keyring, directory: KeyDirectory, charger: Charger, clock: Callable[[], datetime]
+    ) -> None:
+        self._keyring = keyring
+        self._directory = directory
+        self._charger = charger
+        self._clock = clock
+
+    async def verify(self, verification: Verification) -> Decision:
+        """Decide, and charge if the decision is ALLOWED.
+
+        KEY_INVALID is the same answer for an API key that is malformed, unknown, or another tenant's.
+        """
+        request_id = verification.request_id
+        if not verification.api_key:
+            return Decision(code=DecisionCode.KEY_MISSING, request_id=request_id)
+        if not self._keyring.is_well_formed(verification.api_key):
+            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
+        found = await self._directory.find(self._keyring.digests(verification.api_key))
+        if found.revision < verification.min_revision:
+            raise Unavailable("min_revision has not reached this server", reason="REVISION_NOT_REACHED")
+        now = self._clock()
+        key = found.key_at(now)
+        if key is None or verification.tenant_id not in (None, key.tenant_id):
+            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
+        code = judge(key, verification.use, now=now)
+        if code is not DecisionCode.ALLOWED or not verification.charges:
+            return Decision(code=code, key=key, revision=found.revision, request_id=request_id)
+        outcome = await self._charger.charge(key, charges=verification.charges, consume=verification.consume)
+        return Decision(
+            code=outcome.code,
+            key=key,
+            limits=outcome.limits,
+            retry_after=outcome.retry_after,
+            degradations=outcome.degradations,
+            revision=found.revision,
+            request_id=request_id,
+        )
+
+    async def verify_many(self, verifications: Sequence[Verification]) -> list[Decision | TollkeeperError]:
+        """Decide each on its own, in order; the fault of one is its answer and no other's."""
+        return await asyncio.gather(*(self._verify_or_fault(verification) for verification in verifications))
+
+    async def check_quota(
+        self, *, tenant_id: str | None, key_id: str = "", api_key: str = "", charges: Mapping[str, int]
+    ) -> QuotaReport:
+        """Where the limits of a key stand, named by ``key_id`` or by ``api_key``; consumes nothing.
+
+        Raises NotFound if ``tenant_id`` (None: any tenant) has no such key.
+        """
+        key = await self._known(key_id=key_id, api_key=api_key)
+        if key is None or tenant_id not in (None, key.tenant_id):
+            raise NotFound("there is no such key", reason="KEY_NOT_FOUND")
+        outcome = await self._charger.charge(key, charges=charges, consume=False)
+        return QuotaReport(
+            code=outcome.code,
+            limits=outcome.limits,
+            retry_after=outcome.retry_after,
+            degradations=outcome.degradations,
+        )
+
+    async def _known(self, *, key_id: str, api_key: str) -> Key | None:
+        if key_id:
+            return await self._directory.find_by_key_id(key_id)
+        if not self._keyring.is_well_formed(api_key):
+            return None
+        return (await self._directory.find(self._keyring.digests(api_key))).key_at(self._clock())
+
+    async def _verify_or_fault(self, verification: Verification) -> Decision | TollkeeperError:
+        try:
+            return await self.verify(verification)
+        except TollkeeperError as fault:
+            return fault
