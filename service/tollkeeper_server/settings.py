@@ -1,0 +1,142 @@
+"""Settings: everything that an operator may choose, read from environment variables that start with TOLLKEEPER_."""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BeforeValidator, Field, Secret, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tollkeeper_server.core.credential import SECRET_BYTES
+from tollkeeper_server.startup import StartupError
+
+PREFIX = "TOLLKEEPER_"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where to listen. Port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def reachable(self) -> "Address":
+        """Where a client on this machine finds it: an address that means every interface is none to connect to."""
+        return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+
+
+def _address(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    try:
+        parts = urlsplit(f"//{value}")
+        if parts.hostname and parts.port is not None and parts.netloc == value and "@" not in value:
+            return Address(parts.hostname, parts.port)
+    except ValueError:
+        pass
+    raise ValueError('must be host:port, as "127.0.0.1:50051" or "[::1]:50051"; port 0 takes a free one')
+
+
+def _store_url(*schemes: str) -> BeforeValidator:
+    def check(value: object) -> object:
+        if isinstance(value, str) and not value.startswith(tuple(f"{scheme}://" for scheme in schemes)):
+            raise ValueError(f"must start with {' or '.join(f'{scheme}://' for scheme in schemes)}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _versions(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    secrets: dict[int, bytes] = {}
+    for item in value.split(","):
+        version, _, encoded = item.strip().partition(":")
+        try:
+            secret = base64.b64decode(encoded, validate=True)
+        except binascii.Error:
+            secret = b""
+        known = version.isascii() and version.isdecimal() and 1 <= int(version) <= 65_535
+        if not known or int(version) in secrets or len(secret) < SECRET_BYTES:
+            raise ValueError(
+                "must be version:secret[,version:secret...]; a version is 1 to 65535 and comes once, "
+                f"a secret is {SECRET_BYTES} bytes or more in base64 (openssl rand -base64 {SECRET_BYTES})"
+            )
+        secrets[int(version)] = secret
+    return secrets
+
+
+VersionedSecrets = Annotated[Secret[dict[int, bytes]], NoDecode, BeforeValidator(_versions)]
+ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_address)]
+
+
+class Settings(BaseSettings):
+    """All settings with their defaults; each is the environment variable TOLLKEEPER_ and its name in capitals."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
+    )
+
+    postgres_url: Annotated[SecretStr | None, _store_url("postgresql", "postgres")] = None
+    """The database, 14 or newer: postgresql://user:password@host:port/database. Set together with ``redis_url``;
+    without both, private stores run in ``data_dir``, for development."""
+    redis_url: Annotated[SecretStr | None, _store_url("redis", "rediss", "unix")] = None
+    """Redis 7 or Valkey 8, or newer: redis://, rediss:// (TLS) or unix://."""
+    postgres_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
+    """Most connections to Postgres."""
+    peppers: VersionedSecrets | None = None
+    """Secrets under which API keys are stored, version:base64[,version:base64]; the highest version makes new ones.
+    Needed with ``postgres_url``; generated in ``data_dir`` otherwise."""
+    tag_keys: VersionedSecrets | None = None
+    """Secrets that tell our API keys from made-up ones; as ``peppers``."""
+    data_dir: Path = Path(".tollkeeper")
+    """Where private stores keep their data, and secrets and root key of a development server are."""
+    listen: ListenAddress = Address("127.0.0.1", 50051)
+    """Where gRPC is served, without TLS: beyond this machine put a proxy or mesh that encrypts in front."""
+    metrics_listen: ListenAddress = Address("127.0.0.1", 9464)
+    """Where Prometheus metrics are served, at /metrics. If the default is taken, a free port is."""
+    log_format: Literal["auto", "json", "pretty"] = "auto"
+    """``auto`` is pretty on a terminal, JSON elsewhere."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Least severity that is logged."""
+    reflection: bool | None = None
+    """Whether gRPC reflection is served; unless set, only with private stores."""
+    drain_seconds: Annotated[float, Field(ge=0, le=300)] | None = None
+    """How long health says NOT_SERVING before the server stops taking calls, so that clients and balancers go
+    elsewhere first: longer than their health check takes. Unless set, 0.5 with private stores, else 2."""
+    grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
+    """How long calls under way may take to finish after that."""
+
+    @model_validator(mode="after")
+    def _stores_go_together(self) -> Self:
+        if (self.postgres_url is None) != (self.redis_url is None):
+            raise ValueError(
+                f"{PREFIX}POSTGRES_URL and {PREFIX}REDIS_URL go together: "
+                "set both to use your own stores, neither to run private ones"
+            )
+        return self
+
+    @property
+    def embedded(self) -> bool:
+        """Whether private stores are to run in ``data_dir``: development."""
+        return self.postgres_url is None
+
+
+def load_settings(*, secrets_file: Path | None = None) -> Settings:
+    """Read the environment and, for what it leaves out, ``secrets_file``; raises StartupError naming all at fault."""
+    try:
+        return Settings(_env_file=secrets_file)  # type: ignore[call-arg]  # an argument of every BaseSettings
+    except ValidationError as error:
+        raise StartupError("; ".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def _explain(place: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return f"{PREFIX}{str(place[0]).upper()}: {message}" if place else message
