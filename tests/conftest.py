@@ -11,6 +11,7 @@ import pytest_asyncio
 import redis.asyncio
 
 from tollkeeper_server.embedded import StoreUrls, embedded_stores
+from tollkeeper_server.storage.migrate import migrate
 
 _numbers = itertools.count()
 
@@ -20,12 +21,7 @@ async def stores() -> AsyncIterator[StoreUrls]:
     """The session's Postgres and Valkey, its database ``tollkeeper`` migrated: the template of all others."""
     with tempfile.TemporaryDirectory(prefix="tollkeeper-tests-") as directory:
         async with embedded_stores(Path(directory), durable=False) as urls:
-            try:
-                from tollkeeper_server.storage.migrate import migrate
-            except ImportError:
-                pass
-            else:
-                await migrate(urls.postgres)
+            await migrate(urls.postgres)
             yield urls
 
 
