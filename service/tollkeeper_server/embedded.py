@@ -6,7 +6,6 @@ in sessions of their own, so that Ctrl-C in a terminal ends the server first and
 
 import asyncio
 import contextlib
-import fcntl
 import importlib.util
 import os
 import shutil
@@ -46,38 +45,17 @@ class StoreUrls:
 
 @contextlib.asynccontextmanager
 async def embedded_stores(data_dir: Path, *, durable: bool = True) -> AsyncIterator[StoreUrls]:
-    """Run both stores on ``data_dir``, creating what is missing; stop them at the end.
+    """Run both stores on the full path ``data_dir``, which nobody else may use, and stop them at the end.
 
     Stores that a killed server left behind on the same directory are ended first. Without ``durable`` Postgres does not
-    wait for the disk: for tests. Raises StartupError, also if another server holds the directory.
+    wait for the disk: for tests. Raises StartupError if a store does not start.
     """
-    with _held(data_dir) as directory, _runtime_directory(directory) as runtime:
+    with _runtime_directory(data_dir) as runtime:
         async with (
-            _postgres(directory, runtime, durable=durable) as postgres_url,
-            _valkey(directory, runtime) as redis_url,
+            _postgres(data_dir, runtime, durable=durable) as postgres_url,
+            _valkey(data_dir, runtime) as redis_url,
         ):
             yield StoreUrls(postgres=postgres_url, redis=redis_url)
-
-
-@contextlib.contextmanager
-def _held(data_dir: Path) -> Iterator[Path]:
-    """Create ``data_dir`` if need be and hold it for this process, by a lock that dies with it; gives its full path."""
-    try:
-        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = (data_dir / "lock").open("a+")
-    except OSError as error:
-        raise StartupError(f"cannot write to the data directory {data_dir}: {error.strerror}") from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            lock.seek(0)
-            pid = lock.read().strip() or "unknown"
-            raise StartupError(f"the data directory {data_dir} is in use by process {pid}") from None
-        lock.truncate(0)
-        lock.write(f"{os.getpid()}\n")
-        lock.flush()
-        yield data_dir.resolve()
 
 
 @contextlib.contextmanager
