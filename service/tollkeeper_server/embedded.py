@@ -160,7 +160,7 @@ async def _child(
                 await asyncio.sleep(0.02)
         yield
     finally:
-        await asyncio.shield(asyncio.to_thread(_end, process, stop=stop))
+        await asyncio.shield(asyncio.to_thread(_end_child, process, stop=stop))
 
 
 def _start(command: list[str], *, log: Path) -> psutil.Popen:
@@ -175,15 +175,9 @@ def _start(command: list[str], *, log: Path) -> psutil.Popen:
         )
 
 
-def _end(process: psutil.Process, *, stop: signal.Signals) -> None:
-    """Ask ``process`` to stop, and kill it if it does not."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        process.send_signal(stop)
-        try:
-            process.wait(STOP_SECONDS)
-        except psutil.TimeoutExpired:
-            process.kill()
-            process.wait(STOP_SECONDS)
+def _end_child(process: psutil.Popen, *, stop: signal.Signals) -> None:
+    _end(process, stop=stop)
+    process.wait()
 
 
 def _end_orphan(pid_file: Path, directory: Path, *, stop: signal.Signals) -> None:
@@ -192,10 +186,41 @@ def _end_orphan(pid_file: Path, directory: Path, *, stop: signal.Signals) -> Non
         process = psutil.Process(int(pid_file.read_text().split()[0]))
         if Path(process.cwd()) == directory:
             _end(process, stop=stop)
-        else:  # the number went to someone else since; Postgres would take it for its own
-            pid_file.unlink()
-    except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess):
+    except psutil.ZombieProcess:
+        pass
+    except (FileNotFoundError, IndexError, ValueError, psutil.NoSuchProcess, psutil.AccessDenied):
         return
+    # Postgres would take whoever else has the number now, or nobody's zombie, for one of its own.
+    pid_file.unlink(missing_ok=True)
+
+
+def _end(process: psutil.Process, *, stop: signal.Signals) -> None:
+    """Ask ``process`` to stop, and kill it and its children if they do not."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(stop)
+        if not _ended(family):
+            for each in family:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    each.kill()
+            _ended(family)
+
+
+def _ended(processes: list[psutil.Process]) -> bool:
+    """Whether all end in time. A zombie has: an orphan's new parent may never ask for it."""
+    deadline = time.monotonic() + STOP_SECONDS
+    while any(_runs(process) for process in processes):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def _runs(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _initdb(directory: Path, *, durable: bool) -> None:
