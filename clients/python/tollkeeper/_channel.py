@@ -1,0 +1,73 @@
+"""How the client talks to its servers: balancing, health, retries, keepalive. Shared by both clients.
+
+A server that is about to stop says NOT_SERVING first. The channel watches the health of every server and stops
+choosing that one, so that a rolling restart fails no call.
+
+Repeated by the channel: calls that only read, and mutations, which carry a request id and so take effect once. Not
+Verify: one whose answer was lost may have been charged. gRPC itself repeats what provably never reached a server.
+"""
+
+import json
+import os
+
+from tollkeeper._version import __version__
+
+MESSAGE_BYTES_MAX = 4 * 1024 * 1024
+
+_REPEATABLE = {
+    "tollkeeper.v1.VerificationService": ("CheckQuota",),
+    "tollkeeper.v1.KeyService": ("CreateKey", "GetKey", "ListKeys", "RevokeKey"),
+}
+
+_SERVICE_CONFIG = {
+    "loadBalancingConfig": [{"round_robin": {}}],
+    "healthCheckConfig": {"serviceName": ""},
+    "methodConfig": [
+        {
+            "name": [
+                {"service": service, "method": method} for service, methods in _REPEATABLE.items() for method in methods
+            ],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.05s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                # CANCELLED: a server that goes down cancels what it could not finish in time.
+                "retryableStatusCodes": ["UNAVAILABLE", "CANCELLED"],
+            },
+        }
+    ],
+    # Half of the tokens gone means that the service is in trouble: then nobody repeats.
+    "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
+}
+
+CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
+    ("grpc.service_config", json.dumps(_SERVICE_CONFIG)),
+    ("grpc.primary_user_agent", f"tollkeeper-python/{__version__}"),
+    ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # A dead connection is noticed after 30 + 5 s, also while nothing is asked.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.max_pings_without_data", 0),
+    # A restarted server is found within a second or two, not gRPC's two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    # Servers are inside the network; a proxy for the web must not get in between.
+    ("grpc.enable_http_proxy", 0),
+)
+
+
+def authorization(token: str) -> tuple[tuple[str, str], ...]:
+    """The metadata that proves who calls. Raises ValueError for what cannot be a token, without showing it."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        raise ValueError("the token must be printable ASCII without spaces, and not empty")
+    return (("authorization", f"Bearer {token}"),)
+
+
+def server_from_env() -> tuple[str, str]:
+    """Address and token from TOLLKEEPER_ADDRESS and TOLLKEEPER_TOKEN. Raises ValueError if one is not set."""
+    address, token = os.environ.get("TOLLKEEPER_ADDRESS", ""), os.environ.get("TOLLKEEPER_TOKEN", "")
+    if not address or not token:
+        raise ValueError("set TOLLKEEPER_ADDRESS (host:port) and TOLLKEEPER_TOKEN (the API key of this caller)")
+    return address, token

@@ -1,0 +1,83 @@
+"""The command as a whole: what it consists of, and how it ends."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from tollkeeper import CallError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable, __version__
+from tollkeeper.command import keys, verification
+from tollkeeper.command.connection import NoServer
+from tollkeeper.command.output import complain
+
+HELP = """Manage and check the API keys of a Tollkeeper server.
+
+The server is the one that TOLLKEEPER_ADDRESS and TOLLKEEPER_TOKEN name; if they are not set, the one that runs on the
+data directory TOLLKEEPER_DATA_DIR, or on the nearest .tollkeeper directory here or further up.
+"""
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done; verify: allowed
+  1  the call failed
+  2  bad usage, or arguments that the server refuses
+  3  verify: denied
+  4  no such key or owner
+  5  no server answered, or not in time
+"""
+
+FAILURES: dict[type[CallError], int] = {
+    InvalidArgument: 2,
+    NotFound: 4,
+    Unavailable: 5,
+    DeadlineExceeded: 5,
+}
+"""Exit codes of failed calls; 1 for all others."""
+
+app = typer.Typer(
+    name="tollkeeper",
+    help=HELP,
+    epilog=EXIT_CODES,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(keys.app)
+app.command()(verification.verify)
+app.command()(verification.quota)
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Runs the command and gives its exit code. Every failure is one line on stderr."""
+    try:
+        code = app(args=arguments, prog_name="tollkeeper", standalone_mode=False)
+    except typer.TyperException as error:
+        return complain(error.format_message(), code=2)
+    except NoServer as error:
+        return complain(str(error), code=2)
+    except CallError as error:
+        return complain(str(error), code=FAILURES.get(type(error), 1))
+    except (typer.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        # The reader, as `head`, has seen enough. Python would complain again when it flushes at exit.
+        sys.stdout = None
+        return 0
+    return code if isinstance(code, int) else 0
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tollkeeper {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
