@@ -1,8 +1,11 @@
 """Key identifiers: they sort by creation."""
 
+import re
 import secrets
 import string
 from datetime import UTC, datetime, timedelta
+
+KEY_ID_PATTERN = re.compile("key_[0-9A-Za-z]{22}")
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase  # in the order of their bytes
 _DIGITS = 22  # 62^22 > 2^128

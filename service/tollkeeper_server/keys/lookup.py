@@ -10,8 +10,8 @@ from tollkeeper_server.storage.postgres import Connection
 
 # One statement sees one moment: the revision is exactly that of the records beside it.
 _BY_DIGESTS = """
-    SELECT counter.revision AS reflected, found.*
-    FROM revision_counter AS counter
+    SELECT latest.revision AS reflected, found.*
+    FROM (SELECT coalesce(max(revision), 0) AS revision FROM changes) AS latest
     LEFT JOIN (
         SELECT keys.*, secrets.digest, secrets.expires_at AS secret_expires_at
         FROM secrets JOIN keys USING (key_id)

@@ -1,6 +1,5 @@
 """Page tokens: where the next page starts, bound to the filters it was made for."""
 
-import binascii
 import hashlib
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 
@@ -8,6 +7,7 @@ import orjson
 
 from tollkeeper_server.core.errors import InvalidArgument, Violation
 from tollkeeper_server.keys.commands import ListKeys
+from tollkeeper_server.keys.ids import KEY_ID_PATTERN
 
 _VERSION = b"\x01"
 _FILTERS_BYTES = 8

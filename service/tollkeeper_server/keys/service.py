@@ -1,5 +1,6 @@
 """The life of a key: what callers may do to it, and what it takes."""
 
+import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -35,6 +36,9 @@ from tollkeeper_server.storage.postgres import Connection, Postgres
 LIFETIME_MAX = timedelta(days=36_525)
 """Furthest that an expiry may be away: 100 years."""
 
+MUTATIONS_MAX = 4
+"""Most mutations that a server has under way: they commit one by one, and verifications need connections too."""
+
 CALLER_PERMISSIONS = "tollkeeper:"
 """What the permissions of Tollkeeper's own callers start with."""
 
@@ -50,6 +54,7 @@ class KeyService:
         self._postgres = postgres
         self._keyring = keyring
         self._clock = clock
+        self._turns = asyncio.Semaphore(MUTATIONS_MAX)
 
     async def create(self, caller: Caller, command: CreateKey) -> CreatedKey:
         """Create a key and its API key, and the tenant if a root caller names one that is new.
@@ -67,7 +72,7 @@ class KeyService:
         request = Request.by(caller, "CreateKey", request_id=command.request_id, content=content)
         seed = self._keyring.new_seed(secrets.token_bytes(SECRET_BYTES))
         created = self._created(caller, command, key_id=new_key_id(now), seed=seed, created_at=now)
-        async with self._postgres.connection() as connection:
+        async with self._turns, self._postgres.connection() as connection:
             while True:  # ends at the latest when the connection's time is up
                 revision = await create_key(
                     connection,
@@ -111,7 +116,7 @@ class KeyService:
         request_id was used for something else.
         """
         now = self._clock()
-        async with self._postgres.connection() as connection:
+        async with self._turns, self._postgres.connection() as connection:
             key = await self._named(connection, caller, command, now=now)
             content = {"key_id": key.key_id, "reason": command.reason, "comment": command.comment}
             request = Request.by(caller, "RevokeKey", request_id=command.request_id, content=content)

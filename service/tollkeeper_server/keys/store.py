@@ -1,6 +1,6 @@
 """Keys in Postgres. Every mutation is one statement: it happens as a whole or not at all, in one round trip.
 
-Each takes its locks in the same order: the key, its tenant, and last the revision counter, until the commit.
+Each locks its key first and takes its numbers last: who has taken numbers holds up all other mutations to the commit.
 """
 
 from collections.abc import Awaitable, Sequence
@@ -22,27 +22,20 @@ _KNOWN = """
         SELECT FROM idempotency WHERE (tenant_id, actor, method, request_id) = ($1, $2, $3, $4)
     )
 """
-_COUNTER = """
-    counter AS (
-        UPDATE revision_counter SET revision = revision_counter.revision + 1
-        FROM tenant
-        RETURNING revision_counter.revision
-    )
-"""
 _RECORDS = """
     change AS (
         INSERT INTO changes (revision, key_id, kind, changed_at)
-        SELECT revision, $10, $3, $8 FROM counter
+        SELECT revision, $10, $3, $8 FROM number
     ),
     remembered AS (
         INSERT INTO idempotency (tenant_id, actor, method, request_id, fingerprint, seed, key_id, revision, created_at)
-        SELECT $1, $2, $3, $4, $6, $7, $10, revision, $8 FROM counter WHERE $4 <> ''
+        SELECT $1, $2, $3, $4, $6, $7, $10, revision, $8 FROM number WHERE $4 <> ''
     ),
-    -- Whoever adds a record takes two outdated ones away, so that they never pile up.
+    -- Whoever adds a record takes an outdated one away, so that they never pile up.
     outdated AS (
-        DELETE FROM idempotency WHERE $4 <> '' AND ctid = ANY (ARRAY(
-            SELECT ctid FROM idempotency WHERE created_at <= $9 ORDER BY created_at LIMIT 2 FOR UPDATE SKIP LOCKED
-        ))
+        DELETE FROM idempotency WHERE $4 <> '' AND ctid = (
+            SELECT ctid FROM idempotency WHERE created_at <= $9 ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
+        )
     )
 """
 _AUDIT_COLUMNS = (
@@ -50,42 +43,42 @@ _AUDIT_COLUMNS = (
 )
 _CREATE = f"""
     WITH {_KNOWN}, tenant AS (
-        INSERT INTO tenants AS tenant (tenant_id, created_at, audit_sequence)
-        SELECT $11, $8, 1 WHERE NOT EXISTS (SELECT FROM known)
-        ON CONFLICT (tenant_id) DO UPDATE SET audit_sequence = tenant.audit_sequence + 1
-        RETURNING audit_sequence
-    ), {_COUNTER}, key AS (
+        INSERT INTO tenants (tenant_id, created_at)
+        SELECT $11, $8 WHERE NOT EXISTS (SELECT FROM known)
+        ON CONFLICT (tenant_id) DO NOTHING
+    ), number AS MATERIALIZED (
+        SELECT revision, sequence FROM next_numbers($11) WHERE NOT EXISTS (SELECT FROM known)
+    ), key AS (
         INSERT INTO keys ({NEW_COLUMNS}, revision)
-        SELECT {", ".join(f"${number}" for number in range(10, 30))}, revision FROM counter
+        SELECT {", ".join(f"${number}" for number in range(10, 30))}, revision FROM number
         RETURNING *
     ), secret AS (
         INSERT INTO secrets (digest, pepper_version, key_id, created_at)
-        SELECT $30, $31, $10, $8 FROM counter
+        SELECT $30, $31, $10, $8 FROM number
     ), audit AS (
         INSERT INTO audit_events ({_AUDIT_COLUMNS})
-        SELECT tenant_id, audit_sequence, $8, $2, $5, $3, key_id, owner_id, $4, revision, NULL, to_jsonb(key)
-        FROM tenant, key
+        SELECT $11, sequence, $8, $2, $5, $3, $10, key.owner_id, $4, number.revision, NULL, to_jsonb(key)
+        FROM number, key
     ), {_RECORDS}
-    SELECT revision FROM counter
+    SELECT revision FROM number
 """  # noqa: S608
 _REVOKE = f"""
-    WITH {_KNOWN}, old AS (
-        SELECT keys.tenant_id AS its_tenant, to_jsonb(keys) AS record FROM keys
+    WITH {_KNOWN}, old AS MATERIALIZED (
+        SELECT tenant_id, to_jsonb(keys) AS record FROM keys
         WHERE key_id = $10 AND state <> 'REVOKED' AND NOT EXISTS (SELECT FROM known)
         FOR UPDATE
-    ), tenant AS (
-        UPDATE tenants SET audit_sequence = audit_sequence + 1 FROM old WHERE tenant_id = its_tenant
-        RETURNING audit_sequence
-    ), {_COUNTER}, key AS (
+    ), number AS MATERIALIZED (
+        SELECT revision, sequence FROM old, next_numbers(old.tenant_id)
+    ), key AS (
         UPDATE keys SET state = 'REVOKED', revoked_at = $8, revoke_reason = $11, updated_at = $8, updated_by = $2,
-            revision = counter.revision
-        FROM counter WHERE key_id = $10
+            revision = number.revision
+        FROM number WHERE key_id = $10
         RETURNING keys.*
     ), audit AS (
         INSERT INTO audit_events ({_AUDIT_COLUMNS})
-        SELECT tenant_id, audit_sequence, $8, $2, $5, $3, key_id, owner_id, $4, revision,
+        SELECT old.tenant_id, sequence, $8, $2, $5, $3, $10, key.owner_id, $4, number.revision,
             old.record, to_jsonb(key) || jsonb_build_object('revoke_comment', $12::text)
-        FROM old, tenant, key
+        FROM old, number, key
     ), {_RECORDS}
     SELECT * FROM key
 """  # noqa: S608

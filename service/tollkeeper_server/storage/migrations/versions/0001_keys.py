@@ -9,9 +9,7 @@ _STATEMENTS = (
     """
     CREATE TABLE tenants (
         tenant_id text COLLATE "C" PRIMARY KEY,
-        created_at timestamptz NOT NULL,
-        -- Sequence of the tenant's last audit event; its row lock keeps the events of a tenant in commit order.
-        audit_sequence bigint NOT NULL
+        created_at timestamptz NOT NULL
     )
     """,
     """
@@ -60,15 +58,6 @@ _STATEMENTS = (
     )
     """,
     """
-    CREATE TABLE revision_counter (
-        -- One row. Its lock is held from taking a number to the commit, so that numbers have no gaps and become visible
-        -- in order: who has read the changes up to n misses none that commits later.
-        single boolean PRIMARY KEY DEFAULT true CHECK (single),
-        revision bigint NOT NULL
-    )
-    """,
-    "INSERT INTO revision_counter (revision) VALUES (0)",
-    """
     CREATE TABLE changes (
         revision bigint PRIMARY KEY,
         key_id text COLLATE "C" NOT NULL,
@@ -92,6 +81,22 @@ _STATEMENTS = (
         after jsonb,
         PRIMARY KEY (tenant_id, sequence)
     )
+    """,
+    # A lock that is held to the commit makes numbers without gaps that become visible in order: who has read the changes
+    # up to n misses none that commits later. No row counts, for its dead versions would pile up, and slow all mutations
+    # down, whenever a long transaction (a backup) keeps them from being cleaned away. Each query in a volatile function
+    # sees what was committed before that query, so also what the holder before has done.
+    """
+    CREATE FUNCTION next_numbers(its_tenant text, OUT revision bigint, OUT sequence bigint)
+    LANGUAGE plpgsql VOLATILE AS $$
+    BEGIN
+        PERFORM pg_advisory_xact_lock('changes'::regclass::oid::bigint);
+        revision := (SELECT coalesce(max(changes.revision), 0) + 1 FROM changes);
+        sequence := (
+            SELECT coalesce(max(audit_events.sequence), 0) + 1 FROM audit_events WHERE tenant_id = its_tenant
+        );
+    END
+    $$
     """,
     """
     CREATE TABLE idempotency (
