@@ -10,7 +10,8 @@ import pytest
 import pytest_asyncio
 import redis.asyncio
 
-from tollkeeper_server.embedded import StoreUrls, embedded_stores
+from tollkeeper_server.embedded import embedded_stores
+from tollkeeper_server.settings import StoreUrls
 from tollkeeper_server.storage.migrate import migrate
 
 _numbers = itertools.count()

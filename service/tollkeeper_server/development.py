@@ -5,6 +5,8 @@ import contextlib
 import fcntl
 import os
 import secrets
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,3 +99,29 @@ def _writing_to(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise StartupError(f"cannot write to the data directory {path}: {error.strerror}") from error
+
+
+def greeting(data: DataDirectory, address: Address, metrics: Address, *, new_root_key: str | None) -> str:
+    """What whoever started the server may want to know and try."""
+    command = _command("tollkeeper")
+    root_key = f"\nThe root key, shown this once and kept in {_from_here(data.root_key_file)}:\n\n    {new_root_key}\n"
+    return f"""\
+Tollkeeper serves gRPC on {address} and metrics on http://{metrics}/metrics. Ctrl-C stops it.
+{root_key if new_root_key else ""}
+Try this in another terminal:
+
+    KEY=$({command} keys create --name demo --permission read --resource billing --rate 5/minute --quiet)
+    {command} verify "$KEY" --permission read --resource billing
+    {command} quota "$KEY"
+    {command} keys list
+"""
+
+
+def _command(name: str) -> str:
+    """How to call a command of this environment."""
+    path = Path(sys.executable).with_name(name)
+    return name if shutil.which(name) == str(path) else _from_here(path)
+
+
+def _from_here(path: Path) -> str:
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

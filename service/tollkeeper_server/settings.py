@@ -2,18 +2,27 @@
 
 import base64
 import binascii
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, Secret, SecretStr, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, Secret, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from tollkeeper_server.core.credential import SECRET_BYTES
+from tollkeeper_server.core.credential import SECRET_BYTES, Keyring
 from tollkeeper_server.startup import StartupError
 
 PREFIX = "TOLLKEEPER_"
+
+_FORMS = {
+    "POSTGRES_URL": "postgresql://user:password@host:port/database",
+    "REDIS_URL": "redis://user:password@host:port/0, rediss:// for TLS, or unix:///path",
+    "PEPPERS": f"1:$(openssl rand -base64 {SECRET_BYTES}), the same for all servers of one database",
+    "TAG_KEYS": f"1:$(openssl rand -base64 {SECRET_BYTES}), the same for all servers of one database",
+}
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,14 @@ class Address:
     def reachable(self) -> "Address":
         """Where a client on this machine finds it: an address that means every interface is none to connect to."""
         return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreUrls:
+    """Where the stores are; URLs may carry passwords."""
+
+    postgres: str = field(repr=False)
+    redis: str = field(repr=False)
 
 
 def _address(value: object) -> object:
@@ -84,10 +101,10 @@ class Settings(BaseSettings):
         env_prefix=PREFIX, env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True
     )
 
-    postgres_url: Annotated[SecretStr | None, _store_url("postgresql", "postgres")] = None
-    """The database, 14 or newer: postgresql://user:password@host:port/database. Set together with ``redis_url``;
-    without both, private stores run in ``data_dir``, for development."""
-    redis_url: Annotated[SecretStr | None, _store_url("redis", "rediss", "unix")] = None
+    postgres_url: Annotated[Secret[str] | None, _store_url("postgresql", "postgres")] = None
+    """The database, 14 or newer: postgresql://user:password@host:port/database. Without this and ``redis_url``, private
+    stores run in ``data_dir``, for development."""
+    redis_url: Annotated[Secret[str] | None, _store_url("redis", "rediss", "unix")] = None
     """Redis 7 or Valkey 8, or newer: redis://, rediss:// (TLS) or unix://."""
     postgres_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
     """Most connections to Postgres."""
@@ -109,24 +126,39 @@ class Settings(BaseSettings):
     reflection: bool | None = None
     """Whether gRPC reflection is served; unless set, only with private stores."""
     drain_seconds: Annotated[float, Field(ge=0, le=300)] | None = None
-    """How long health says NOT_SERVING before the server stops taking calls, so that clients and balancers go
-    elsewhere first: longer than their health check takes. Unless set, 0.5 with private stores, else 2."""
+    """How long health says NOT_SERVING before the server stops taking calls, so that clients and balancers
+    go elsewhere first: longer than their health check takes. Unless set, 0.5 with private stores, else 2."""
     grace_seconds: Annotated[float, Field(ge=0, le=300)] = 10.0
     """How long calls under way may take to finish after that."""
-
-    @model_validator(mode="after")
-    def _stores_go_together(self) -> Self:
-        if (self.postgres_url is None) != (self.redis_url is None):
-            raise ValueError(
-                f"{PREFIX}POSTGRES_URL and {PREFIX}REDIS_URL go together: "
-                "set both to use your own stores, neither to run private ones"
-            )
-        return self
 
     @property
     def embedded(self) -> bool:
         """Whether private stores are to run in ``data_dir``: development."""
-        return self.postgres_url is None
+        return self.postgres_url is None and self.redis_url is None
+
+    @property
+    def serves_reflection(self) -> bool:
+        """``reflection``, with its default filled in."""
+        return self.embedded if self.reflection is None else self.reflection
+
+    @property
+    def drains_for_seconds(self) -> float:
+        """``drain_seconds``, with its default filled in."""
+        if self.drain_seconds is not None:
+            return self.drain_seconds
+        return 0.5 if self.embedded else 2.0
+
+    def given_postgres_url(self) -> str:
+        """The URL of the database. Raises StartupError if it is not set."""
+        return _given(self.postgres_url, "POSTGRES_URL")
+
+    def given_stores(self) -> StoreUrls:
+        """The URLs of both stores. Raises StartupError if one is not set."""
+        return StoreUrls(postgres=self.given_postgres_url(), redis=_given(self.redis_url, "REDIS_URL"))
+
+    def keyring(self) -> Keyring:
+        """The secrets behind all API keys. Raises StartupError if they are not set."""
+        return Keyring(peppers=_given(self.peppers, "PEPPERS"), tag_keys=_given(self.tag_keys, "TAG_KEYS"))
 
 
 def load_settings(*, secrets_file: Path | None = None) -> Settings:
@@ -135,6 +167,12 @@ def load_settings(*, secrets_file: Path | None = None) -> Settings:
         return Settings(_env_file=secrets_file)  # type: ignore[call-arg]  # an argument of every BaseSettings
     except ValidationError as error:
         raise StartupError("; ".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())) from None
+
+
+def _given(value: Secret[Value] | None, name: str) -> Value:
+    if value is None:
+        raise StartupError(f"{PREFIX}{name} must be set: {_FORMS[name]}")
+    return value.get_secret_value()
 
 
 def _explain(place: tuple[int | str, ...], message: str) -> str:

@@ -12,7 +12,8 @@ import psutil
 import pytest
 import redis.asyncio
 
-from tollkeeper_server.embedded import StoreUrls, embedded_stores
+from tollkeeper_server.embedded import embedded_stores
+from tollkeeper_server.settings import StoreUrls
 from tollkeeper_server.startup import StartupError
 
 

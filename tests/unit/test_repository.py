@@ -23,7 +23,7 @@ KNOWS = {
     "api": {"core", "keys", "quota", "verify"},
     "edge": {"core", "keys", "quota", "verify", "api"},
     "settings": {"core", "startup"},
-    "embedded": {"startup"},
+    "embedded": {"startup", "settings"},
     "development": {"core", "startup", "settings"},
 }
 """What each part of the server may import of the others; those not named here put everything together."""

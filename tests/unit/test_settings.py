@@ -64,8 +64,15 @@ def test_every_wrong_value_is_named_at_once(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_one_store_without_the_other_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TOLLKEEPER_REDIS_URL", "redis://localhost")
-    with pytest.raises(StartupError, match="go together"):
-        load_settings()
+    settings = load_settings()
+    assert not settings.embedded
+    with pytest.raises(StartupError, match="TOLLKEEPER_POSTGRES_URL must be set: postgresql://"):
+        settings.given_stores()
+
+
+def test_secrets_are_asked_for_with_the_way_to_make_them() -> None:
+    with pytest.raises(StartupError, match=r"TOLLKEEPER_PEPPERS must be set: .*openssl rand -base64 32"):
+        load_settings().keyring()
 
 
 def test_settings_show_no_secret(monkeypatch: pytest.MonkeyPatch) -> None:

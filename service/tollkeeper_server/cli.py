@@ -1,0 +1,81 @@
+"""The ``tollkeeper-server`` command."""
+
+import asyncio
+import sys
+from collections.abc import Coroutine
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import typer
+import uvloop
+
+from tollkeeper_server.app import create_root_key
+from tollkeeper_server.serve import serve
+from tollkeeper_server.settings import load_settings
+from tollkeeper_server.startup import StartupError
+from tollkeeper_server.storage import migrate
+
+HELP = """Run the Tollkeeper API-key authorization service.
+
+Settings are environment variables; README.md lists them. Without TOLLKEEPER_POSTGRES_URL and TOLLKEEPER_REDIS_URL a
+development server runs on a private Postgres and Valkey below .tollkeeper/.
+"""
+
+app = typer.Typer(
+    name="tollkeeper-server",
+    help=HELP,
+    add_completion=False,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> None:
+    """Run the command. What went wrong, if it could be expected, is one line on stderr, and the exit code 1."""
+    try:
+        app()
+    except StartupError as error:
+        sys.exit(f"tollkeeper-server: {error}")
+
+
+@app.callback()
+def root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=lambda wanted: _show_version(wanted), is_eager=True)
+    ] = False,
+) -> None: ...
+
+
+@app.command(name="serve")
+def serve_command() -> None:
+    """Serve until SIGTERM or Ctrl-C, then drain and stop."""
+    _run(serve(load_settings(), tell=_tell))
+
+
+@app.command(name="migrate")
+def migrate_command() -> None:
+    """Bring the database of TOLLKEEPER_POSTGRES_URL to the schema of this version; harmless if it is there already."""
+    _run(migrate.migrate(load_settings().given_postgres_url()))
+
+
+@app.command(name="create-root-key")
+def create_root_key_command() -> None:
+    """Create a key that may do everything, and print its API key: the first one of a new database, or one more."""
+    settings = load_settings()
+    typer.echo(_run(create_root_key(settings, settings.given_postgres_url())))
+
+
+def _run(work: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(work)
+
+
+def _tell(text: str) -> None:
+    print(text, flush=True)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"tollkeeper-server {version('tollkeeper-server')}")
+        raise typer.Exit
