@@ -1,0 +1,70 @@
+"""Limits and their states between the contract and the domain. All pure."""
+
+from datetime import timedelta
+
+from tollkeeper.v1 import limit_pb2
+from tollkeeper_server.api.convert import (
+    datetime_from,
+    duration_from,
+    enum_map,
+    inverse,
+    optional_timestamp,
+)
+from tollkeeper_server.core.limits import CalendarWindow, Limit, LimitKind, LimitScope, LimitState
+
+LIMIT_KINDS = enum_map(LimitKind, limit_pb2.LimitKind, prefix="LIMIT_KIND_")
+CALENDAR_WINDOWS = enum_map(CalendarWindow, limit_pb2.CalendarWindow, prefix="CALENDAR_WINDOW_")
+LIMIT_SCOPES = enum_map(LimitScope, limit_pb2.LimitScope, prefix="LIMIT_SCOPE_")
+
+_NO_CALENDAR = limit_pb2.CALENDAR_WINDOW_UNSPECIFIED
+_KINDS_BY_NUMBER = inverse(LIMIT_KINDS)
+_CALENDARS_BY_NUMBER = inverse(CALENDAR_WINDOWS)
+_UNITS_BY_KIND = {LimitKind.RATE: "requests", LimitKind.QUOTA: "requests", LimitKind.SPEND: "spend"}
+
+
+def limit_from(limit: limit_pb2.Limit) -> Limit:
+    """The limit as asked for, its defaults filled in."""
+    kind = _KINDS_BY_NUMBER[limit.kind]
+    return Limit(
+        name=limit.name,
+        kind=kind,
+        unit=limit.unit or _UNITS_BY_KIND[kind],
+        amount=limit.amount,
+        window_seconds=limit.window.seconds if limit.HasField("window") else None,
+        calendar=_CALENDARS_BY_NUMBER.get(limit.calendar),
+        time_zone=limit.time_zone or "UTC",
+        anchor=datetime_from(limit.anchor) if limit.HasField("anchor") else None,
+        shadow=limit.shadow,
+    )
+
+
+def limit_message(limit: Limit) -> limit_pb2.Limit:
+    """The limit such that it may be sent back: a time zone only where there is a calendar."""
+    seconds = limit.window_seconds
+    return limit_pb2.Limit(
+        name=limit.name,
+        kind=LIMIT_KINDS[limit.kind],
+        unit=limit.unit,
+        amount=limit.amount,
+        window=None if seconds is None else duration_from(timedelta(seconds=seconds)),
+        calendar=_NO_CALENDAR if limit.calendar is None else CALENDAR_WINDOWS[limit.calendar],
+        time_zone="" if limit.calendar is None else limit.time_zone,
+        anchor=optional_timestamp(limit.anchor),
+        shadow=limit.shadow,
+    )
+
+
+def limit_state_message(state: LimitState) -> limit_pb2.LimitState:
+    """Where a limit stands."""
+    return limit_pb2.LimitState(
+        name=state.name,
+        kind=LIMIT_KINDS[state.kind],
+        unit=state.unit,
+        limit=state.limit,
+        used=state.used,
+        remaining=state.remaining,
+        reset_at=optional_timestamp(state.reset_at),
+        exceeded=state.exceeded,
+        shadow=state.shadow,
+        scope=LIMIT_SCOPES[state.scope],
+    )

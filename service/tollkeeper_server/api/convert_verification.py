@@ -1,0 +1,83 @@
+"""Verifications and decisions between the contract and the domain. All pure."""
+
+from collections.abc import Iterable, Mapping
+
+from tollkeeper.v1 import verification_service_pb2
+from tollkeeper_server.api.convert import duration_from, enum_map
+from tollkeeper_server.api.convert_keys import identity_message
+from tollkeeper_server.api.convert_limits import limit_state_message
+from tollkeeper_server.api.fields import ip_from
+from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
+from tollkeeper_server.core.policy import Use
+from tollkeeper_server.verify.verifier import QuotaReport, Verification
+
+DECISION_CODES = enum_map(DecisionCode, verification_service_pb2.DecisionCode, prefix="DECISION_CODE_")
+DEGRADATION_REASONS = enum_map(
+    DegradationReason, verification_service_pb2.DegradationReason, prefix="DEGRADATION_REASON_"
+)
+
+DEGRADATION_MESSAGES = {
+    DegradationReason.RATE_LOCAL: "Redis did not answer: rate limits were held by this server's share of them.",
+    DegradationReason.LEDGER_DIRECT: "Redis did not answer: quotas were charged in the ledger directly.",
+    DegradationReason.FIGURES_APPROXIMATE: "Some figures of limits are approximate.",
+}
+
+_CHARGES_DEFAULT = {"requests": 1}
+
+
+def verification_from(
+    request: verification_service_pb2.VerifyRequest, *, tenant_id: str | None, request_id: str
+) -> Verification:
+    """What a valid request asks, about the keys of ``tenant_id`` (None: of any tenant)."""
+    return Verification(
+        api_key=request.api_key,
+        tenant_id=tenant_id,
+        use=Use(
+            resource=request.resource,
+            required_permissions=tuple(request.required_permissions),
+            client_ip=ip_from(request.client_ip) if request.client_ip else None,
+        ),
+        charges=charges_from(request.charges),
+        consume=not request.dry_run,
+        min_revision=request.min_revision,
+        request_id=request_id,
+    )
+
+
+def charges_from(charges: Mapping[str, int]) -> Mapping[str, int]:
+    """Amounts by unit; one request where none are given."""
+    return dict(charges) if charges else _CHARGES_DEFAULT
+
+
+def verify_response(decision: Decision) -> verification_service_pb2.VerifyResponse:
+    """The decision."""
+    return verification_service_pb2.VerifyResponse(
+        code=DECISION_CODES[decision.code],
+        message=MESSAGES[decision.code],
+        key=None if decision.key is None else identity_message(decision.key),
+        limits=map(limit_state_message, decision.limits),
+        retry_after=None if decision.retry_after is None else duration_from(decision.retry_after),
+        reservation_id=decision.reservation_id,
+        revision=decision.revision,
+        degradations=_degradation_messages(decision.degradations),
+        request_id=decision.request_id,
+    )
+
+
+def check_quota_response(report: QuotaReport) -> verification_service_pb2.CheckQuotaResponse:
+    """Where the limits stand."""
+    return verification_service_pb2.CheckQuotaResponse(
+        code=DECISION_CODES[report.code],
+        limits=map(limit_state_message, report.limits),
+        retry_after=None if report.retry_after is None else duration_from(report.retry_after),
+        degradations=_degradation_messages(report.degradations),
+    )
+
+
+def _degradation_messages(
+    reasons: Iterable[DegradationReason],
+) -> Iterable[verification_service_pb2.Degradation]:
+    return [
+        verification_service_pb2.Degradation(reason=DEGRADATION_REASONS[reason], message=DEGRADATION_MESSAGES[reason])
+        for reason in reasons
+    ]

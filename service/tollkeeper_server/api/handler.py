@@ -1,0 +1,241 @@
+"""What every RPC goes through, health alone excepted.
+
+    request id ─ deadline ─ who calls ─ may it ─ is the message readable ─ handler ─ deadline again
+
+Whatever comes of it is mapped to one status, counted, and told in one line of the access log.
+"""
+
+import asyncio
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
+from contextlib import aclosing
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol, TypeVar
+
+import grpc
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+from structlog.typing import FilteringBoundLogger
+
+from tollkeeper_server.api.errors import Context, DeadlineExceeded, Internal, abort, status_code
+from tollkeeper_server.api.metadata import Metadata, bearer_token, call_id, peer_address
+from tollkeeper_server.api.metrics import CallMetrics
+from tollkeeper_server.core.caller import Caller, CallerPermission
+from tollkeeper_server.core.decision import DecisionCode
+from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError, Violation
+
+CALL_SECONDS_MAX = 10.0
+
+Handler = Callable[..., Any]
+HandlerT = TypeVar("HandlerT", bound=Handler)
+T = TypeVar("T")
+
+_PERMISSION = "caller_permission"
+
+
+class Authenticator(Protocol):
+    """Tells who calls; see ``verify.callers.CallerAuthenticator``."""
+
+    async def authenticate(self, token: str, *, address: str) -> Caller: ...
+
+
+class Call:
+    """One call under way: what its handler may know of it, and what the access log will tell."""
+
+    __slots__ = ("_caller", "code", "decision", "reason", "request_id", "started")
+
+    def __init__(self) -> None:
+        self.started = perf_counter()
+        self.request_id = ""
+        self.code = grpc.StatusCode.OK
+        self.reason = ""
+        self.decision: DecisionCode | None = None
+        """What Verify decided."""
+        self._caller: Caller | None = None
+
+    @property
+    def caller(self) -> Caller:
+        """Who calls; no handler runs before that is known."""
+        assert self._caller is not None
+        return self._caller
+
+    @caller.setter
+    def caller(self, caller: Caller) -> None:
+        self._caller = caller
+
+    def log_fields(self) -> dict[str, str]:
+        """What is known of it by now, and only that."""
+        fields = {"request_id": self.request_id}
+        if self._caller is not None:
+            fields |= {"caller": self._caller.key_id, "tenant": self._caller.tenant_id}
+        if self.decision is not None:
+            fields["decision"] = self.decision.value
+        if self.reason:
+            fields["reason"] = self.reason
+        return fields
+
+
+def rpc(permission: CallerPermission | None) -> Callable[[HandlerT], HandlerT]:
+    """Marks what answers an RPC, and names the permission that its callers need; None lets every known caller in.
+
+    A unary RPC is answered by ``async def Name(self, request, call)``, a streaming one by an async generator that takes
+    an iterator of requests instead. Either answers messages of the RPC's type, or raises a TollkeeperError.
+    """
+
+    def mark(handler: HandlerT) -> HandlerT:
+        setattr(handler, _PERMISSION, permission)
+        return handler
+
+    return mark
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """What lets calls in: who tells callers apart, and where calls are counted and logged."""
+
+    authenticator: Authenticator
+    metrics: CallMetrics
+    log: FilteringBoundLogger
+    call_seconds_max: float = CALL_SECONDS_MAX
+    """A unary call ends after so long, or at the caller's deadline if that is sooner."""
+
+    def handler(self, method: MethodDescriptor, answer: Handler) -> "grpc.RpcMethodHandler[Any, Any]":
+        """What gRPC serves ``method`` with; ``answer`` is marked with ``rpc``."""
+        route = _Route(self, method, answer)
+        decode = _decoder(GetMessageClass(method.input_type))
+        encode = GetMessageClass(method.output_type).SerializeToString
+        if method.client_streaming:
+            return grpc.stream_stream_rpc_method_handler(route.stream, decode, encode)
+        return grpc.unary_unary_rpc_method_handler(route.unary, decode, encode)
+
+
+class _Route:
+    """The way of every call of one RPC."""
+
+    def __init__(self, gate: Gate, method: MethodDescriptor, answer: Handler) -> None:
+        self._gate = gate
+        self._name = method.name
+        self._message = method.input_type.full_name
+        self._message_names_calls = "request_id" in method.input_type.fields_by_name
+        self._metrics = gate.metrics.of(method.name)
+        self._permission: CallerPermission | None = getattr(answer, _PERMISSION)
+        self._answer = answer
+
+    async def unary(self, request: Any, context: Context) -> Message:
+        call = Call()
+        return await self._accounted(call, context, self._one(call, request, context))
+
+    async def stream(self, requests: AsyncIterable[Any], context: Context) -> None:
+        call = Call()
+        await self._accounted(call, context, self._many(call, requests, context))
+
+    async def _one(self, call: Call, request: Any, context: Context) -> Message:
+        received = context.invocation_metadata() or ()
+        named = request.request_id if self._message_names_calls and request is not _UNREADABLE else ""
+        call.request_id = call_id(received, named=named)
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= self._gate.call_seconds_max:
+            # gRPC cancels the call at its deadline, so a timer of ours would only cost.
+            response = await self._authorized(call, request, received, context)
+        else:
+            response = await self._bounded(self._authorized(call, request, received, context))
+        _refuse_expired(context)
+        return response
+
+    async def _authorized(self, call: Call, request: Any, received: Metadata, context: Context) -> Message:
+        _refuse_expired(context)
+        await self._admit(call, received, context)
+        return await self._answer(self._readable(request), call)  # type: ignore[no-any-return]
+
+    async def _many(self, call: Call, requests: AsyncIterable[Any], context: Context) -> None:
+        received = context.invocation_metadata() or ()
+        call.request_id = call_id(received, named="")
+        await self._admit(call, received, context)
+        async with aclosing(self._answer(self._all_readable(requests), call)) as responses:
+            async for response in responses:
+                await context.write(response)
+
+    async def _admit(self, call: Call, received: Metadata, context: Context) -> None:
+        token = bearer_token(received)
+        call.caller = await self._gate.authenticator.authenticate(token, address=peer_address(context.peer()))
+        if self._permission is not None:
+            call.caller.require(self._permission)
+
+    async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
+        bound = asyncio.timeout(self._gate.call_seconds_max)
+        try:
+            async with bound:
+                result = await work
+        except TimeoutError:
+            if not bound.expired():
+                raise
+        if bound.expired():
+            raise DeadlineExceeded
+        return result
+
+    def _readable(self, request: Any) -> Any:
+        if request is _UNREADABLE:
+            raise InvalidArgument([Violation("request", f"must be a message of type {self._message}")])
+        return request
+
+    async def _all_readable(self, requests: AsyncIterable[Any]) -> AsyncIterator[Any]:
+        async for request in requests:
+            yield self._readable(request)
+
+    async def _accounted(self, call: Call, context: Context, work: Coroutine[Any, Any, T]) -> T:
+        self._metrics.begin()
+        try:
+            return await work
+        except asyncio.CancelledError:
+            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if _is_expired(context) else grpc.StatusCode.CANCELLED
+            raise
+        except Exception as error:
+            fault = self._fault(error, call)
+            call.code, call.reason = status_code(fault), fault.reason
+            await abort(context, fault, request_id=call.request_id)
+        finally:
+            self._account(call, context)
+
+    def _fault(self, error: Exception, call: Call) -> TollkeeperError:
+        if isinstance(error, TollkeeperError):
+            return error
+        self._gate.log.error("call_failed", method=self._name, exc_info=error, **call.log_fields())
+        return Internal()
+
+    def _account(self, call: Call, context: Context) -> None:
+        seconds = perf_counter() - call.started
+        self._metrics.end(call.code.name, seconds=seconds)
+        self._gate.log.info(
+            "call",
+            method=self._name,
+            code=call.code.name,
+            duration_ms=round(seconds * 1000, 3),
+            peer=peer_address(context.peer()),
+            **call.log_fields(),
+        )
+
+
+_UNREADABLE = object()
+"""Stands for a message that is not of its type, until it is known who sent it."""
+
+
+def _decoder(message: type[Message]) -> Callable[[bytes], Any]:
+    def decode(received: bytes) -> Any:
+        try:
+            return message.FromString(received)
+        except DecodeError:
+            return _UNREADABLE
+
+    return decode
+
+
+def _is_expired(context: Context) -> bool:
+    remaining = context.time_remaining()
+    return remaining is not None and remaining <= 0
+
+
+def _refuse_expired(context: Context) -> None:
+    """Before the work, so that it is not begun in vain; after it, so that no late answer passes for a timely one."""
+    if _is_expired(context):
+        raise DeadlineExceeded

@@ -1,0 +1,178 @@
+"""What each request may contain: the bounds that the contract's comments promise, one table per message."""
+
+from collections.abc import Sequence
+
+from tollkeeper.v1 import key_pb2, key_service_pb2, limit_pb2, verification_service_pb2
+from tollkeeper_server.api import fields
+from tollkeeper_server.api.rules import (
+    NONE,
+    Problems,
+    Rules,
+    anything,
+    between,
+    each,
+    exactly_one,
+    matching,
+    moment,
+    nested,
+    one_of,
+    span,
+    text,
+)
+from tollkeeper_server.core.credential import PREFIX_DEFAULT, length_bounds
+from tollkeeper_server.core.limits import LIMITS_MAX, WINDOW_SECONDS_MAX
+
+BATCH_MAX = 1000
+CENTURY_SECONDS = 36_525 * 86_400
+INT32_MAX = 2**31 - 1
+INT64_MAX = 2**63 - 1
+
+
+def _limit_window(limit: limit_pb2.Limit) -> Problems:
+    """RATE takes a window alone, QUOTA and SPEND a window or a calendar."""
+    is_rate = limit.kind == limit_pb2.LIMIT_KIND_RATE
+    has_calendar = limit.calendar != limit_pb2.CALENDAR_WINDOW_UNSPECIFIED
+    found: list[tuple[str, str]] = []
+    if is_rate and not limit.HasField("window"):
+        found.append(("window", "must be given for RATE"))
+    if is_rate and has_calendar:
+        found.append(("calendar", "must be unset for RATE"))
+    if not is_rate and limit.HasField("window") == has_calendar:
+        found.append(("window", "must be given, or calendar, and not both"))
+    if limit.HasField("anchor") and (is_rate or has_calendar):
+        found.append(("anchor", "must be unset but with the window of a QUOTA or SPEND limit"))
+    if limit.time_zone and not has_calendar:
+        found.append(("time_zone", "must be empty without calendar"))
+    return found
+
+
+LIMIT = Rules(
+    limit_pb2.Limit,
+    {
+        "name": matching(
+            r"[a-z0-9][a-z0-9_.-]{0,63}",
+            'must be 1 to 64 of a-z, 0-9, "_", "-" and ".", starting with a letter or digit',
+        ),
+        "kind": one_of((1, 2, 3), "RATE, QUOTA or SPEND"),
+        "unit": matching(fields.UNIT_PATTERN, fields.UNIT_ALLOWED, or_empty=True),
+        "amount": fields.amount,
+        "window": span(
+            shortest_seconds=1,
+            longest_seconds=WINDOW_SECONDS_MAX,
+            whole_seconds=True,
+            allowed="must be 1 second to 366 days, a whole number of seconds",
+        ),
+        "calendar": one_of(limit_pb2.CalendarWindow.values(), "DAY, WEEK or MONTH, or unset"),
+        "time_zone": fields.time_zone,
+        "anchor": moment,
+        "shadow": anything,
+    },
+    across=[_limit_window],
+)
+
+_each_limit = each(nested(LIMIT), at_most=LIMITS_MAX)
+
+
+def _limits(limits: Sequence[limit_pb2.Limit]) -> Problems:
+    found = list(_each_limit(limits))
+    first: dict[str, int] = {}
+    for index, limit in enumerate(limits[:LIMITS_MAX]):
+        if limit.name and first.setdefault(limit.name, index) != index:
+            found.append((f"[{index}].name", f"must be unique, and is that of limits[{first[limit.name]}]"))
+    return found
+
+
+def _length(request: key_service_pb2.CreateKeyRequest) -> Problems:
+    if not request.length or fields.prefix(request.prefix):
+        return NONE
+    shortest, longest = length_bounds(request.prefix or PREFIX_DEFAULT)
+    if shortest <= request.length <= longest:
+        return NONE
+    return (("length", f"must be {shortest} to {longest} with this prefix, or 0"),)
+
+
+VERIFY = Rules(
+    verification_service_pb2.VerifyRequest,
+    {
+        "api_key": fields.api_key,
+        "resource": fields.resource_or_empty,
+        "required_permissions": each(fields.required_permission, at_most=32),
+        "client_ip": fields.client_ip,
+        "charges": fields.charges,
+        "reserve": anything,
+        "dry_run": anything,
+        "min_revision": between(0, INT64_MAX),
+        "request_id": fields.request_id,
+        "tenant_id": fields.tenant_id,
+    },
+)
+
+BATCH_VERIFY = Rules(
+    verification_service_pb2.BatchVerifyRequest,
+    # What is wrong with one question is the answer to that one alone.
+    {"requests": each(anything, at_least=1, at_most=BATCH_MAX)},
+)
+
+CHECK_QUOTA = Rules(
+    verification_service_pb2.CheckQuotaRequest,
+    {
+        "key_id": fields.key_id,
+        "api_key": fields.given_api_key,
+        "owner_id": fields.owner_id,
+        "charges": fields.charges,
+        "tenant_id": fields.tenant_id,
+    },
+    across=[exactly_one("subject", "key_id, api_key and owner_id")],
+)
+
+CREATE_KEY = Rules(
+    key_service_pb2.CreateKeyRequest,
+    {
+        "name": text(at_most=128),
+        "description": text(at_most=1024),
+        "owner_id": fields.owner_id_or_empty,
+        "environment": fields.environment,
+        "permissions": fields.words(characters_max=64),
+        "resources": fields.words(characters_max=128),
+        "allowed_cidrs": fields.allowed_cidrs,
+        "limits": _limits,
+        "metadata": fields.metadata,
+        "expires_at": moment,
+        "ttl": span(shortest_seconds=1, longest_seconds=CENTURY_SECONDS, allowed="must be 1 second to 100 years"),
+        "prefix": fields.prefix,
+        "length": anything,  # its bounds depend on `prefix`
+        "request_id": fields.request_id,
+        "tenant_id": fields.tenant_id,
+    },
+    across=[_length],
+)
+
+GET_KEY = Rules(key_service_pb2.GetKeyRequest, {"key_id": fields.key_id})
+
+LIST_KEYS = Rules(
+    key_service_pb2.ListKeysRequest,
+    {
+        "owner_id": fields.owner_id_or_empty,
+        "environment": fields.environment,
+        "state": one_of(key_pb2.KeyState.values(), "ACTIVE, DISABLED, EXPIRED or REVOKED, or unset"),
+        "prefix": fields.prefix,
+        "page_size": between(0, INT32_MAX),
+        "page_token": matching(r"[A-Za-z0-9_=-]{0,512}", "must be empty, or the next_page_token of the page before"),
+        "tenant_id": fields.tenant_id,
+    },
+)
+
+REVOKE_KEY = Rules(
+    key_service_pb2.RevokeKeyRequest,
+    {
+        "key_id": fields.key_id,
+        "api_key": fields.given_api_key,
+        "reason": one_of(
+            key_pb2.RevokeReason.values(),
+            "COMPROMISED, SUPERSEDED, UNUSED, OWNER_LEFT or POLICY_VIOLATION, or unset",
+        ),
+        "comment": text(at_most=512),
+        "request_id": fields.request_id,
+    },
+    across=[exactly_one("subject", "key_id and api_key")],
+)

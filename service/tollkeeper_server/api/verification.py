@@ -1,0 +1,101 @@
+"""VerificationService: the request path."""
+
+from tollkeeper.v1 import verification_service_pb2 as pb
+from tollkeeper_server.api import not_yet
+from tollkeeper_server.api.convert_verification import (
+    charges_from,
+    check_quota_response,
+    verification_from,
+    verify_response,
+)
+from tollkeeper_server.api.errors import status_of
+from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.metadata import new_request_id
+from tollkeeper_server.api.metrics import CallMetrics
+from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, VERIFY
+from tollkeeper_server.core.caller import Caller, CallerPermission
+from tollkeeper_server.core.decision import Decision
+from tollkeeper_server.core.errors import TollkeeperError
+from tollkeeper_server.verify.verifier import Verification, Verifier
+
+
+class VerificationServicer:
+    """Answers verifications of one at a time and of many."""
+
+    def __init__(self, *, verifier: Verifier, metrics: CallMetrics) -> None:
+        self._verifier = verifier
+        self._metrics = metrics
+
+    @rpc(CallerPermission.VERIFY)
+    async def Verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
+        """One verification."""
+        # Never the id that a header gave: one request of a user may cost several verifications, each charged once.
+        call.request_id = request.request_id or new_request_id()
+        decision = await self._verifier.verify(_question(request, call.caller, request_id=call.request_id))
+        call.decision = decision.code
+        return self._answer(decision)
+
+    @rpc(CallerPermission.VERIFY)
+    async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> pb.BatchVerifyResponse:
+        """Many verifications; what is wrong with one is the answer to that one alone."""
+        BATCH_VERIFY.check(request)
+        ids = [item.request_id or new_request_id() for item in request.requests]
+        asked = [
+            _question_or_fault(item, call.caller, request_id=request_id, at=f"requests[{index}].")
+            for index, (item, request_id) in enumerate(zip(request.requests, ids, strict=True))
+        ]
+        outcomes = iter(await self._verifier.verify_many([it for it in asked if isinstance(it, Verification)]))
+        results = [
+            self._result(next(outcomes) if isinstance(it, Verification) else it, request_id=request_id)
+            for it, request_id in zip(asked, ids, strict=True)
+        ]
+        return pb.BatchVerifyResponse(results=results)
+
+    VerifyStream = not_yet.stream_rpc(CallerPermission.VERIFY)
+
+    @rpc(CallerPermission.VERIFY)
+    async def CheckQuota(self, request: pb.CheckQuotaRequest, call: Call) -> pb.CheckQuotaResponse:
+        """The limits of a key as they stand."""
+        CHECK_QUOTA.check(request)
+        not_yet.refuse_owner(request)
+        report = await self._verifier.check_quota(
+            tenant_id=_visible_tenant(call.caller, named=request.tenant_id),
+            key_id=request.key_id,
+            api_key=request.api_key,
+            charges=charges_from(request.charges),
+        )
+        return check_quota_response(report)
+
+    Settle = not_yet.unary_rpc(CallerPermission.VERIFY)
+
+    def _answer(self, decision: Decision) -> pb.VerifyResponse:
+        self._metrics.decided(decision.code)
+        return verify_response(decision)
+
+    def _result(self, outcome: Decision | TollkeeperError, *, request_id: str) -> pb.VerifyResult:
+        if isinstance(outcome, TollkeeperError):
+            return pb.VerifyResult(error=status_of(outcome, request_id=request_id))
+        return pb.VerifyResult(response=self._answer(outcome))
+
+
+def _question(request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str = "") -> Verification:
+    VERIFY.check(request, at=at)
+    not_yet.refuse_reservation(request)
+    tenant_id = _visible_tenant(caller, named=request.tenant_id)
+    return verification_from(request, tenant_id=tenant_id, request_id=request_id)
+
+
+def _question_or_fault(
+    request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str
+) -> Verification | TollkeeperError:
+    try:
+        return _question(request, caller, request_id=request_id, at=at)
+    except TollkeeperError as fault:
+        return fault
+
+
+def _visible_tenant(caller: Caller, *, named: str) -> str | None:
+    """Whose keys exist for the caller; None means everyone's, which root callers see unless they name a tenant."""
+    if caller.is_root and not named:
+        return None
+    return caller.tenant(named)
