@@ -1,4 +1,4 @@
-"""Limits as people write and read them: ``5/minute``, ``burst=20/10s``, ``100000tokens/calendar-month``."""
+"""Limits as people write and read them: ``5/minute``, ``burst=20/10s``, ``100000 tokens/calendar-month``."""
 
 import re
 from collections.abc import Callable
@@ -11,10 +11,10 @@ import typer
 from tollkeeper import CalendarWindow, Limit, LimitKind, micro_units
 
 GRAMMAR = """\b
-Limits are written [NAME=]AMOUNT[UNIT]/WINDOW:
+Limits are written [NAME=]AMOUNT[ UNIT]/WINDOW:
   --rate 5/minute                  in any 60 seconds
   --rate burst=20/10s              with a name of your own
-  --rate 100000tokens/hour         of another unit than requests
+  --rate "100000 tokens/hour"      of another unit than requests
   --quota 50000/30d                never one too many, every 30 days
   --quota 50000/calendar-month     the same, from the first of each month, UTC
   --spend 5.00/calendar-day@Europe/Berlin
@@ -24,7 +24,8 @@ money may say calendar-day, calendar-week or calendar-month, with @TIME_ZONE.
 """
 
 _LIMIT = re.compile(
-    r"(?:(?P<name>[^=/\s]+)=)?(?P<amount>\d[\d_]*(?:\.\d+)?)\s*(?P<unit>[a-z][a-z0-9_.-]*)?/(?P<window>\S+)", re.ASCII
+    r"(?:(?P<name>[^=/\s]+)=)?(?P<amount>\d[\d_]*(?:\.\d+)?)(?: +(?P<unit>[a-z][a-z0-9_.-]*))?/(?P<window>\S+)",
+    re.ASCII,
 )
 _LENGTH = re.compile(r"(?P<count>\d*)(?P<word>[a-z]+?)", re.ASCII)
 _UNITS = {
@@ -53,7 +54,7 @@ def parse_limit(text: str, kind: LimitKind) -> Limit:
     """The limit that ``text`` describes. Raises typer.BadParameter."""
     found = _LIMIT.fullmatch(text.strip())
     if found is None:
-        raise typer.BadParameter(f"{text!r} is not [NAME=]AMOUNT[UNIT]/WINDOW, as 5/minute")
+        raise typer.BadParameter(f"{text!r} is not [NAME=]AMOUNT[ UNIT]/WINDOW, as 5/minute")
     window_text, _, time_zone = found["window"].partition("@")
     window = _CALENDAR.get(window_text) or parse_duration(window_text)
     if kind is LimitKind.RATE and isinstance(window, CalendarWindow):
