@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
-from typing import Any
 
 import typer
 
@@ -24,7 +23,9 @@ money may say calendar-day, calendar-week or calendar-month, with @TIME_ZONE.
 """
 
 _LIMIT = re.compile(
-    r"(?:(?P<name>[^=/\s]+)=)?(?P<amount>\d[\d_]*(?:\.\d+)?)(?: +(?P<unit>[a-z][a-z0-9_.-]*))?/(?P<window>\S+)",
+    r"(?:(?P<name>[^=/\s]+)=)?"
+    r"(?P<amount>\d[\d_]*(?:\.\d+)?)(?: +(?P<unit>[a-z][a-z0-9_.-]*))?"
+    r"/(?P<window>\S+)",
     re.ASCII,
 )
 _LENGTH = re.compile(r"(?P<count>\d*)(?P<word>[a-z]+?)", re.ASCII)
@@ -44,7 +45,6 @@ def limit_parser(kind: LimitKind) -> Callable[[str], Limit]:
     """Reads limits of one kind; what it cannot read is bad usage."""
 
     def parse(text: str) -> Limit:
-        # Options of the command line arrive as text, their defaults as limits.
         return parse_limit(text, kind)
 
     return parse
@@ -113,7 +113,7 @@ def quantity(amount: int, kind: LimitKind) -> str:
 
 
 def _name(kind: LimitKind, unit: str, window: timedelta | CalendarWindow) -> str:
-    words: list[Any] = [] if unit == _DEFAULT_UNITS[kind] else [unit]
+    words = [] if unit == _DEFAULT_UNITS[kind] else [unit]
     if kind is not LimitKind.RATE:
         words.append(kind.lower())
     return "-".join([*words, "per", *describe_window(window).split()])
