@@ -82,10 +82,10 @@ _STATEMENTS = (
         PRIMARY KEY (tenant_id, sequence)
     )
     """,
-    # A lock that is held to the commit makes numbers without gaps that become visible in order: who has read the changes
-    # up to n misses none that commits later. No row counts, for its dead versions would pile up, and slow all mutations
-    # down, whenever a long transaction (a backup) keeps them from being cleaned away. Each query in a volatile function
-    # sees what was committed before that query, so also what the holder before has done.
+    # A lock that is held to the commit makes numbers without gaps that become visible in order: who has read the
+    # changes up to n misses none that commits later. No row counts, for its dead versions would pile up, and slow all
+    # mutations down, whenever a long transaction (a backup) keeps them from being cleaned away. Each query in a
+    # volatile function sees what was committed before that query, so also what the holder before has done.
     """
     CREATE FUNCTION next_numbers(its_tenant text, OUT revision bigint, OUT sequence bigint)
     LANGUAGE plpgsql VOLATILE AS $$
