@@ -1,0 +1,1 @@
+"""Holding keys to their limits."""

@@ -1,0 +1,187 @@
+"""The script in Redis against the same rules in Python, on a clock that the test turns."""
+
+import random
+import time
+from collections.abc import AsyncIterator, Sequence
+
+import pytest
+import redis.asyncio
+
+from tollkeeper_server.core.rate_window import RateDemand, RateOutcome
+from tollkeeper_server.quota.rate_shares import RateShares
+from tollkeeper_server.quota.rate_store import SCRIPT, RateCharge, RateScope, RateStore
+from tollkeeper_server.storage.redis import Redis, Script
+
+MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
+WINDOWS = {"minute": MINUTE, "hour": HOUR, "hour.2": HOUR, "day": DAY}
+CLOCK = "clock"
+
+
+class TurnedClock:
+    """A store whose script asks this clock for the time, and the rules in Python on the same clock."""
+
+    def __init__(self, connection: Redis, client: redis.asyncio.Redis, text: str = SCRIPT.text) -> None:
+        assert text.count("redis.call('TIME')") == 1
+        script = Script(text.replace("redis.call('TIME')", f"{{0, redis.call('GET', '{CLOCK}')}}"))
+        self.client = client
+        self.now_us = time.time_ns() // 1000
+        self._store = RateStore(connection, script=script)
+        self._rules = RateShares(live_replicas=lambda: 1, clock_us=lambda: self.now_us)
+
+    async def charge(self, charges: Sequence[RateCharge]) -> list[RateOutcome]:
+        """What the script says."""
+        await self.client.set(CLOCK, self.now_us)
+        answers = await self._store.charge(charges, timeout_seconds=10)
+        outcomes = [answer for answer in answers if isinstance(answer, RateOutcome)]
+        assert len(outcomes) == len(charges)
+        return outcomes
+
+    def expected(self, charges: Sequence[RateCharge]) -> list[RateOutcome]:
+        """What the rules say."""
+        return [self._rules.charge(charge) for charge in charges]
+
+
+@pytest.fixture
+async def client(redis_url: str) -> AsyncIterator[redis.asyncio.Redis]:
+    async with redis.asyncio.from_url(redis_url) as client:
+        yield client
+
+
+@pytest.fixture
+async def connection(redis_url: str) -> AsyncIterator[Redis]:
+    connection = await Redis.connect(redis_url)
+    yield connection
+    await connection.close()
+
+
+def scope(name: str, **units: int) -> RateScope:
+    """A scope whose limits have an amount of 10."""
+    demands = (RateDemand(10, WINDOWS[limit], asked, False) for limit, asked in units.items())
+    return RateScope(name, tuple(units), tuple(demands))
+
+
+def random_charge(choice: random.Random) -> RateCharge:
+    def random_scope(name: str) -> RateScope:
+        limits = choice.sample(sorted(WINDOWS), choice.randrange(1, 4))
+        return RateScope(name, tuple(limits), tuple(random_demand(limit) for limit in limits))
+
+    def random_demand(limit: str) -> RateDemand:
+        units = choice.choice((0, 1, 1, 1, 2, 7, 10**15))
+        amount = choice.choice((0, 3, 20, 40, 200, 10**15))
+        return RateDemand(amount, WINDOWS[limit], units, shadow=choice.random() < 0.1)
+
+    owner = choice.choice("abc")
+    names = [f"tk:{{{owner}}}:rate", f"tk:{{{owner}}}:rate:{choice.choice('xy')}"]
+    chosen = names if choice.random() < 0.5 else [choice.choice(names)]
+    return RateCharge(tuple(map(random_scope, chosen)), consume=choice.random() < 0.8)
+
+
+async def play(clock: TurnedClock, *, seed: int, batches: int) -> None:
+    choice = random.Random(seed)
+    steps = (0, 1, MINUTE // 20 - 1, MINUTE // 20, MINUTE // 3, MINUTE - 1, MINUTE, HOUR // 7, DAY // 5)
+    for batch in range(batches):
+        clock.now_us += choice.choice(steps)
+        charges = [random_charge(choice) for _ in range(choice.randrange(1, 25))]
+        assert await clock.charge(charges) == clock.expected(charges), f"seed {seed}, batch {batch}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_the_script_says_what_the_rules_say(connection: Redis, client: redis.asyncio.Redis, seed: int) -> None:
+    await play(TurnedClock(connection, client), seed=seed, batches=150)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("if retry == 0 and consume and", "if consume and"),  # counts what is denied
+        ("if retry == 0 and consume and", "if retry == 0 and"),  # a dry run charges
+        ("log.first, log.count = now, units", "log.first, log.count = log.first, units"),
+        ("last + log.window > now", "last + log.window - 1 > now"),  # gives back a microsecond early
+        ("if exceeded and shadow == 0", "if exceeded"),  # a shadow limit denies
+        ("scopes[key] = scope", "scopes[key] = nil"),  # the last item on a key overwrites those before
+        ("max(retry, asked.retry)", "asked.retry"),  # the last limit alone decides
+    ],
+)
+async def test_the_comparison_sees_planted_faults(
+    connection: Redis, client: redis.asyncio.Redis, right: str, wrong: str
+) -> None:
+    assert right in SCRIPT.text
+    clock = TurnedClock(connection, client, SCRIPT.text.replace(right, wrong))
+    with pytest.raises(AssertionError):
+        await play(clock, seed=1, batches=1000)
+
+
+async def test_the_owner_and_the_key_are_charged_all_or_nothing(connection: Redis, client: redis.asyncio.Redis) -> None:
+    clock = TurnedClock(connection, client)
+    asked = RateCharge((scope("tk:{o}:rate", day=4), scope("tk:{o}:rate:k", minute=1)), consume=True)
+    outcomes = await clock.charge([asked] * 3)
+    assert [outcome.admitted for outcome in outcomes] == [True, True, False]
+    assert [standing.used for standing in outcomes[-1].standings] == [8, 2]
+
+
+async def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window(
+    connection: Redis, client: redis.asyncio.Redis
+) -> None:
+    clock = TurnedClock(connection, client)
+    asked = RateCharge((scope("tk:{k}:rate", minute=2),), consume=True)
+    for _ in range(5):
+        await clock.charge([asked])
+        clock.expected([asked])
+        clock.now_us += MINUTE // 20
+    clock.now_us -= HOUR
+    (denied,) = await clock.charge([asked])
+    assert [denied] == clock.expected([asked])
+    assert denied.retry_after_us == MINUTE
+    clock.now_us += MINUTE
+    (admitted,) = await clock.charge([asked])
+    assert admitted.standings[0].used == 2
+
+
+async def test_a_limit_that_another_server_does_not_know_yet_is_not_forgotten(
+    connection: Redis, client: redis.asyncio.Redis
+) -> None:
+    clock = TurnedClock(connection, client)
+    await clock.charge([RateCharge((scope("tk:{k}:rate", hour=3, day=3),), consume=True)])
+    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1),), consume=True)])
+    (outcome,) = await clock.charge([RateCharge((scope("tk:{k}:rate", hour=1, minute=1),), consume=True)])
+    assert [standing.used for standing in outcome.standings] == [4, 2]
+
+
+async def test_what_no_longer_counts_is_removed(connection: Redis, client: redis.asyncio.Redis) -> None:
+    clock = TurnedClock(connection, client)
+    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1, hour=1),), consume=True)])
+    both = await client.strlen("tk:{k}:rate")
+    clock.now_us += HOUR
+    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1),), consume=True)])
+    assert await client.strlen("tk:{k}:rate") < both
+    assert MINUTE // 1000 - 1000 < await client.pttl("tk:{k}:rate") <= MINUTE // 1000
+
+
+async def test_a_log_stays_small_whatever_it_counts(connection: Redis, client: redis.asyncio.Redis) -> None:
+    clock = TurnedClock(connection, client)
+    for _ in range(200):
+        clock.now_us += DAY // 100
+        await clock.charge([RateCharge((scope("tk:{k}:rate", day=0, hour=0),), consume=True)])
+        await clock.charge([RateCharge((RateScope("tk:{k}:rate", ("day",), (RateDemand(99, DAY, 1, True),)),), True)])
+    assert await client.strlen("tk:{k}:rate") < 400
+
+
+async def test_reading_writes_nothing(connection: Redis, client: redis.asyncio.Redis) -> None:
+    clock = TurnedClock(connection, client)
+    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1),), consume=False)])
+    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=11),), consume=True)])
+    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=0),), consume=True)])
+    assert await client.keys() == [CLOCK.encode()]
+
+
+@pytest.mark.parametrize("foreign", [b"\x07nonsense", "list"])
+async def test_a_foreign_value_under_a_key_fails_nobody_and_is_replaced(
+    connection: Redis, client: redis.asyncio.Redis, foreign: bytes | str
+) -> None:
+    clock = TurnedClock(connection, client)
+    if foreign == "list":
+        await client.rpush("tk:{k}:rate", "value")
+    else:
+        await client.set("tk:{k}:rate", foreign)
+    asked = [RateCharge((scope(f"tk:{{{key}}}:rate", minute=6),), consume=True) for key in "jkk"]
+    assert [outcome.admitted for outcome in await clock.charge(asked)] == [True, True, False]

