@@ -117,6 +117,15 @@ class Settings(BaseSettings):
     """Where private stores keep their data, and secrets and root key of a development server are."""
     listen: ListenAddress = Address("127.0.0.1", 50051)
     """Where gRPC is served, without TLS: beyond this machine put a proxy or mesh that encrypts in front."""
+    edge_listen: ListenAddress | None = None
+    """Where gateways are served: Envoy's external authorization, without TLS. Unless set, they are not."""
+    profiles: Path | None = None
+    """Directory of the profiles of public APIs, needed with ``edge_listen``; ``tollkeeper-server profiles check`` reads
+    it. Changes come into force within two seconds."""
+    client_address: str = "peer"
+    """Where gateways tell the address of an end client: ``peer``, who is connected to the gateway;
+    ``x-envoy-external-address``, for an Envoy at the edge that counts trusted proxies itself; or ``x-forwarded-for:N``,
+    the N-th address from the right."""
     metrics_listen: ListenAddress = Address("127.0.0.1", 9464)
     """Where Prometheus metrics are served, at /metrics. If the default is taken, a free port is."""
     log_format: Literal["auto", "json", "pretty"] = "auto"
@@ -155,6 +164,12 @@ class Settings(BaseSettings):
     def given_stores(self) -> StoreUrls:
         """The URLs of both stores. Raises StartupError if one is not set."""
         return StoreUrls(postgres=self.given_postgres_url(), redis=_given(self.redis_url, "REDIS_URL"))
+
+    def given_profiles(self) -> Path:
+        """The directory of profiles. Raises StartupError if it is not set."""
+        if self.profiles is None:
+            raise StartupError(f"{PREFIX}PROFILES must be set: the directory of the profiles of public APIs")
+        return self.profiles
 
     def keyring(self) -> Keyring:
         """The secrets behind all API keys. Raises StartupError if they are not set."""

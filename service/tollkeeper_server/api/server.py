@@ -49,7 +49,7 @@ def register(
     if with_reflection:
         servicers[REFLECTION_SERVICE] = ReflectionServicer()
     for service, servicer in servicers.items():
-        server.add_generic_rpc_handlers((_handler(service, servicer, gate),))
+        server.add_generic_rpc_handlers((generic_handler(service, servicer, gate),))
     health = HealthServicer([service.full_name for service in SERVICES])
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     return health
@@ -69,7 +69,8 @@ class ReflectionServicer:
             yield response
 
 
-def _handler(service: ServiceDescriptor, servicer: object, gate: Gate) -> grpc.GenericRpcHandler:
+def generic_handler(service: ServiceDescriptor, servicer: object, gate: Gate) -> grpc.GenericRpcHandler:
+    """What gRPC serves ``service`` with: every method behind ``gate``, answered by ``servicer``'s of that name."""
     return grpc.method_handlers_generic_handler(
         service.full_name,
         {method.name: gate.handler(method, getattr(servicer, method.name)) for method in service.methods},

@@ -1,0 +1,1 @@
+"""The face towards gateways: Envoy's external authorization and rate limits, in the words of each public API."""

@@ -1,0 +1,95 @@
+"""What Envoy tells of an HTTP request, read the same way however Envoy is set to send it."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from urllib.parse import unquote_to_bytes
+
+from envoy.config.core.v3 import base_pb2
+from envoy.service.auth.v3 import attribute_context_pb2
+
+from tollkeeper_server.api.fields import REQUEST_ID_PATTERN
+
+UNREADABLE = "\N{REPLACEMENT CHARACTER}"
+"""Stands for what a client sent and is not UTF-8. No API key is like it, so that a verification calls it invalid."""
+
+_PORT = re.compile(r":[0-9]*\Z")
+_request_id = re.compile(REQUEST_ID_PATTERN).fullmatch
+
+
+class HttpRequest:
+    """One request of an end client: what it asks for, with which headers, from where."""
+
+    __slots__ = ("_joined", "_separate", "host", "method", "path", "peer", "query")
+
+    def __init__(self, attributes: attribute_context_pb2.AttributeContext) -> None:
+        http = attributes.request.http
+        self.method: str = http.method
+        self.host: str = _PORT.sub("", http.host).lower()
+        """Without port, in lower case."""
+        self.path, _, self.query = http.path.partition("?")
+        self.peer: str = attributes.source.address.socket_address.address
+        """Address that the connection to Envoy came from."""
+        self._separate = _by_name(http.header_map) if http.HasField("header_map") else None
+        self._joined: Mapping[str, str] = http.headers
+
+    def values(self, name: str) -> Sequence[str]:
+        """All values of the header ``name`` (in lower case), in order; UNREADABLE for those that are not UTF-8.
+
+        Unless Envoy sends raw headers, it joins repeated ones by commas. So a comma there always parts two values.
+        """
+        if self._separate is not None:
+            return self._separate.get(name, ())
+        value = self._joined.get(name)
+        if value is None:
+            return ()
+        return [part.strip(" \t") for part in value.split(",")] if "," in value else (value,)
+
+    def query_values(self, name: str) -> Iterator[str]:
+        """All values of the query parameter ``name``, decoded; UNREADABLE for those that are not UTF-8.
+
+        Envoy takes parameters out by their literal name, so one whose name is spelled otherwise is UNREADABLE too.
+        """
+        if not self.query:
+            return
+        for pair in self.query.partition("#")[0].split("&"):
+            spelling, _, value = pair.partition("=")
+            if spelling == name:
+                yield decoded(value.replace("+", " "))
+            elif decoded(spelling.replace("+", " ")) == name:
+                yield UNREADABLE
+
+    def cookies(self) -> list[str]:
+        """All cookies as ``name=value``, in order."""
+        if self._separate is not None:
+            headers: Sequence[str] = self._separate.get("cookie", ())
+        else:
+            headers = (self._joined.get("cookie", ""),)
+        return [pair.strip(" \t") for header in headers for pair in header.split(";") if pair]
+
+    @property
+    def request_id(self) -> str:
+        """The id under which Envoy knows the request; empty if it is not one."""
+        values = self.values("x-request-id")
+        return values[0] if len(values) == 1 and _request_id(values[0]) else ""
+
+
+def decoded(encoded: str) -> str:
+    """Text behind percent-encoding; UNREADABLE if it is not UTF-8."""
+    if "%" not in encoded:
+        return encoded
+    return readable(unquote_to_bytes(encoded))
+
+
+def readable(value: bytes) -> str:
+    """The text; UNREADABLE if it is not UTF-8."""
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return UNREADABLE
+
+
+def _by_name(headers: base_pb2.HeaderMap) -> dict[str, list[str]]:
+    by_name: dict[str, list[str]] = {}
+    for header in headers.headers:
+        by_name.setdefault(header.key, []).append(readable(header.raw_value) if header.raw_value else header.value)
+    return by_name
