@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -12,13 +12,19 @@ import structlog
 from prometheus_client import REGISTRY, start_http_server
 
 from tollkeeper_server.api.handler import Gate
+from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.server import register
 from tollkeeper_server.core.cache import RecordCache
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.key import ROOT_TENANT
+from tollkeeper_server.edge.client_address import ClientAddress
+from tollkeeper_server.edge.document import Faulty
+from tollkeeper_server.edge.library import ProfileLibrary
+from tollkeeper_server.edge.server import register_edge
 from tollkeeper_server.keys.commands import CreateKey
 from tollkeeper_server.keys.lookup import SecretRecord
+from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.rate_store import RateStore
@@ -63,6 +69,8 @@ class Application:
     keys: KeyService
     verifier: Verifier
     authenticator: CallerAuthenticator
+    profiles: ProfileLibrary | None
+    """None if gateways are not served."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,18 +91,53 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         redis = await Redis.connect(stores.redis)
         stack.push_async_callback(redis.close)
         cache = RecordCache[SecretRecord](**CACHE_BOUNDS)
-        # The replica does not run: without a lease every question is answered from Postgres, as long as mutations do
-        # not wait for replicas to acknowledge them.
-        directory = KeyDirectory(postgres, cache=cache, replica=Replica(stores.postgres, cache=cache))
+        replica = Replica(stores.postgres, cache=cache)
+        stack.push_async_callback(replica.leave)
+        await stack.enter_async_context(_background(replica.run(), name="replica"))
+        confirmations = Confirmations(postgres, clock=_now)
+        stack.push_async_callback(confirmations.close)
+        directory = KeyDirectory(postgres, cache=cache, replica=replica)
         stack.push_async_callback(directory.close)
         charger = Charger(rates=Rates(RateStore(redis)))
         stack.push_async_callback(charger.close)
         verifier = Verifier(keyring=keyring, directory=directory, charger=charger, clock=_now)
         yield Application(
-            keys=KeyService(postgres=postgres, keyring=keyring, clock=_now),
+            keys=KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now),
             verifier=verifier,
             authenticator=CallerAuthenticator(verifier),
+            profiles=await stack.enter_async_context(_profiles(settings)),
         )
+
+
+@contextlib.asynccontextmanager
+async def _profiles(settings: Settings) -> AsyncIterator[ProfileLibrary | None]:
+    """The profiles of the public APIs, following their files."""
+    if settings.edge_listen is None:
+        yield None
+        return
+    try:
+        profiles = ProfileLibrary(settings.given_profiles(), log=structlog.get_logger())
+    except Faulty as error:
+        raise StartupError(f"the profiles are not valid:\n{error}") from None
+    async with _background(profiles.watch(), name="profiles"):
+        yield profiles
+
+
+@contextlib.asynccontextmanager
+async def _background(work: Coroutine[None, None, None], *, name: str) -> AsyncIterator[None]:
+    """Do ``work`` beside the block, which ends it; should it fail before, that is logged at once."""
+    task = asyncio.create_task(work, name=name)
+    task.add_done_callback(_log_failure)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (fault := task.exception()) is not None:
+        structlog.get_logger().error("background_task_failed", task=task.get_name(), exc_info=fault)
 
 
 @contextlib.asynccontextmanager
@@ -104,32 +147,62 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
     Draining tells first that the server is going, so that clients go elsewhere, and only then refuses calls; what is
     under way may finish. ``hurry`` ends it at once. Raises StartupError if a port cannot be had.
     """
+    gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), log=structlog.get_logger())
     with _metrics_endpoint(settings) as metrics_address:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         health = register(
             server,
-            gate=Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), log=structlog.get_logger()),
+            gate=gate,
             verifier=parts.verifier,
             keys=parts.keys,
             clock=_now,
             with_reflection=settings.serves_reflection,
         )
-        address = _bind(server, settings.listen)
-        await server.start()
+        address = _bind(server, settings.listen, setting="LISTEN")
+        servers = {server: health, **_edge_server(parts, settings, gate)}
+        for each in servers:
+            await each.start()
         try:
             yield Listening(address, metrics_address)
         finally:
-            health.drain()
+            for health in servers.values():
+                health.drain()
             await _occurs(hurry, within=settings.drains_for_seconds)
-            health.close()
-            await _stop(server, grace_seconds=settings.grace_seconds, hurry=hurry)
+            for health in servers.values():
+                health.close()
+            await asyncio.gather(*(_stop(each, grace_seconds=settings.grace_seconds, hurry=hurry) for each in servers))
+
+
+def _edge_server(parts: Application, settings: Settings, gate: Gate) -> dict[grpc.aio.Server, HealthServicer]:
+    """The server for gateways and its health, if it is wanted."""
+    if parts.profiles is None or settings.edge_listen is None:
+        return {}
+    server = grpc.aio.server(options=SERVER_OPTIONS)
+    health = register_edge(
+        server,
+        gate=gate,
+        verifier=parts.verifier,
+        profiles=parts.profiles,
+        client_address=_client_address(settings),
+        clock=_now,
+    )
+    _bind(server, settings.edge_listen, setting="EDGE_LISTEN")
+    return {server: health}
+
+
+def _client_address(settings: Settings) -> ClientAddress:
+    try:
+        return ClientAddress.parse(settings.client_address)
+    except ValueError as error:
+        raise StartupError(f"{PREFIX}CLIENT_ADDRESS: {error}") from None
 
 
 async def create_root_key(settings: Settings, postgres_url: str) -> str:
     """Create a key of the root tenant that may call everything, and give its API key. Raises StartupError."""
     postgres = await Postgres.connect(postgres_url, pool_size=1)
     try:
-        keys = KeyService(postgres=postgres, keyring=settings.keyring(), clock=_now)
+        confirmations = Confirmations(postgres, clock=_now)
+        keys = KeyService(postgres=postgres, keyring=settings.keyring(), confirmations=confirmations, clock=_now)
         created = await keys.create(_BOOTSTRAP, CreateKey(name="root", permissions=tuple(CallerPermission)))
         return created.api_key
     finally:
@@ -155,8 +228,8 @@ def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _bind(server: grpc.aio.Server, address: Address) -> Address:
-    check_port(address, setting="LISTEN")  # says why, which gRPC does not
+def _bind(server: grpc.aio.Server, address: Address, *, setting: str) -> Address:
+    check_port(address, setting=setting)  # says why, which gRPC does not
     try:
         return Address(address.host, server.add_insecure_port(str(address)))
     except RuntimeError as error:

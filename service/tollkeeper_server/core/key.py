@@ -68,3 +68,20 @@ class Key:
         if self.stored_state is KeyState.ACTIVE and self.expires_at is not None and now >= self.expires_at:
             return KeyState.EXPIRED
         return self.stored_state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Owner:
+    """A customer, user or organization inside a tenant; the contract gives each field's meaning and bounds."""
+
+    owner_id: str
+    tenant_id: str
+    display_name: str = ""
+    limits: tuple[Limit, ...] = ()
+    """Shared by all of the owner's keys."""
+    suspended: bool = False
+    """All of the owner's keys are denied."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    created_at: datetime
+    updated_at: datetime
+    revision: int = 0

@@ -23,12 +23,12 @@ from tollkeeper_server.keys.commands import (
     KeyPage,
     ListKeys,
     Mutation,
-    Propagation,
     RevokeKey,
 )
 from tollkeeper_server.keys.ids import new_key_id
 from tollkeeper_server.keys.lookup import find_by_digests, find_by_key_ids
 from tollkeeper_server.keys.pages import last_key_id, page_token
+from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.requests import FirstAnswer, Request, first_answer
 from tollkeeper_server.keys.store import create_key, list_keys, revoke_key
 from tollkeeper_server.storage.postgres import Connection, Postgres
@@ -50,9 +50,12 @@ class KeyService:
     and what it may give away is checked here. Every method raises Unavailable if Postgres does not answer in time.
     """
 
-    def __init__(self, *, postgres: Postgres, keyring: Keyring, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, postgres: Postgres, keyring: Keyring, confirmations: Confirmations, clock: Callable[[], datetime]
+    ) -> None:
         self._postgres = postgres
         self._keyring = keyring
+        self._confirmations = confirmations
         self._clock = clock
         self._turns = asyncio.Semaphore(MUTATIONS_MAX)
 
@@ -128,15 +131,8 @@ class KeyService:
                 revoked = await _visible(connection, caller, key.key_id)
                 if revoked.stored_state is KeyState.REVOKED:
                     break
-        propagation, effective_at = await self._propagated(revoked.revision)
+        propagation, effective_at = await self._confirmations.wait(revoked.revision)
         return Mutation(key=revoked, revision=revoked.revision, propagation=propagation, effective_at=effective_at)
-
-    async def _propagated(self, revision: int) -> tuple[Propagation, datetime]:
-        """Whether the change of ``revision`` holds everywhere, and from when on at the latest.
-
-        No verification is answered from a cache: each reads what is committed, so a committed change holds everywhere.
-        """
-        return Propagation.EVERYWHERE, self._clock()
 
     async def _named(self, connection: Connection, caller: Caller, command: RevokeKey, *, now: datetime) -> Key:
         if command.key_id:

@@ -32,6 +32,7 @@ _UNAVAILABLE = (
     asyncpg.TargetServerAttributeNotMatched,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
+    asyncpg.InternalClientError,
 )
 
 
@@ -75,7 +76,11 @@ class Postgres:
         """
         with _translated():
             async with asyncio.timeout(timeout_seconds), self._pool.acquire(timeout=timeout_seconds) as connection:
-                yield connection
+                try:
+                    yield connection
+                except asyncpg.InternalClientError:  # Postgres was ending the connection while it was idle
+                    connection.terminate()
+                    raise
 
     @asynccontextmanager
     async def transaction(self, *, timeout_seconds: float = 5.0) -> AsyncIterator[Connection]:

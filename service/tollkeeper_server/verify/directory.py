@@ -1,13 +1,16 @@
-"""The key directory: finds the record behind an API key."""
+"""The key directory: finds the record behind an API key, from memory while the lease holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from tollkeeper_server.core.cache import Absence, RecordCache
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_by_key_ids
 from tollkeeper_server.storage.batcher import Batcher
+from tollkeeper_server.storage.boottime import boottime
 from tollkeeper_server.storage.postgres import Postgres
+from tollkeeper_server.verify.replica import Replica
 
 _BATCH_MAX = 500
 _READ_TIMEOUT_SECONDS = 2.0
@@ -28,23 +31,37 @@ class Found:
 
 
 class KeyDirectory:
-    """Reads the truth for every question, many questions in one round trip.
+    """Answers from memory, or reads the truth, many questions in one round trip.
 
     A read starts after its question was asked, so it reflects every change that was committed before. Raises
-    Unavailable if Postgres does not answer in time.
+    Unavailable if Postgres is needed and does not answer in time.
     """
 
-    def __init__(self, postgres: Postgres) -> None:
+    def __init__(
+        self,
+        postgres: Postgres,
+        *,
+        cache: RecordCache[SecretRecord],
+        replica: Replica,
+        clock: Callable[[], float] = boottime,
+    ) -> None:
         self._postgres = postgres
+        self._cache = cache
+        self._replica = replica
+        self._clock = clock
         self._by_digests = Batcher(self._read_digests, batch_max=_BATCH_MAX, flushes_max=2)
         self._by_key_id = Batcher(self._read_key_ids, batch_max=_BATCH_MAX)
 
-    async def find(self, digests: tuple[bytes, ...]) -> Found:
-        """What is behind the API key that has one of ``digests``."""
+    async def find(self, digests: tuple[bytes, ...], *, min_revision: int = 0) -> Found:
+        """What is behind the API key that has one of ``digests``, reflecting ``min_revision`` if that exists."""
+        if self._replica.may_answer() and self._replica.revision >= min_revision:
+            remembered = self._remembered(digests)
+            if remembered is not None:
+                return remembered
         return await self._by_digests.submit(digests)
 
     async def find_by_key_id(self, key_id: str) -> Key | None:
-        """The key named ``key_id``."""
+        """The key named ``key_id``, always from the truth."""
         return await self._by_key_id.submit(key_id)
 
     async def close(self) -> None:
@@ -52,14 +69,41 @@ class KeyDirectory:
         await self._by_digests.close()
         await self._by_key_id.close()
 
+    def _remembered(self, digests: tuple[bytes, ...]) -> Found | None:
+        now, unknown = self._clock(), 0
+        for digest in digests:
+            value = self._cache.get(digest, now=now)
+            if isinstance(value, SecretRecord):
+                return Found(value, self._replica.revision)
+            unknown += value is Absence.UNKNOWN
+        return Found(None, self._replica.revision) if unknown == len(digests) else None
+
     async def _read_digests(self, asked: Sequence[tuple[bytes, ...]]) -> list[Found]:
         wanted = [digest for digests in asked for digest in digests]
-        async with self._postgres.connection(timeout_seconds=_READ_TIMEOUT_SECONDS) as connection:
-            records, revision = await find_by_digests(connection, wanted)
+        records, revision = await self._read(wanted)
+        if lost := self._remember(wanted, records, revision):  # changed while it was read: look again
+            again, revision = await self._read(lost)
+            records = {digest: record for digest, record in records.items() if digest not in lost} | again
+            self._remember(lost, again, revision)
         return [
             Found(next((records[digest] for digest in digests if digest in records), None), revision)
             for digests in asked
         ]
+
+    async def _read(self, digests: Sequence[bytes]) -> tuple[dict[bytes, SecretRecord], int]:
+        async with self._postgres.connection(timeout_seconds=_READ_TIMEOUT_SECONDS) as connection:
+            records, revision = await find_by_digests(connection, digests)
+        return dict(records), revision
+
+    def _remember(self, digests: Sequence[bytes], records: Mapping[bytes, SecretRecord], revision: int) -> list[bytes]:
+        """Store what was read, and tell what a later change forbids to store."""
+        now = self._clock()
+        return [digest for digest in digests if not self._put(digest, records.get(digest), revision, now)]
+
+    def _put(self, digest: bytes, record: SecretRecord | None, revision: int, now: float) -> bool:
+        if record is None:
+            return self._cache.put_unknown(digest, revision=revision, now=now)
+        return self._cache.put(digest, record, subjects=(record.key.key_id,), revision=revision, now=now)
 
     async def _read_key_ids(self, key_ids: Sequence[str]) -> list[Key | None]:
         async with self._postgres.connection(timeout_seconds=_READ_TIMEOUT_SECONDS) as connection:

@@ -71,7 +71,9 @@ class Verifier:
             return Decision(code=DecisionCode.KEY_MISSING, request_id=request_id)
         if not self._keyring.is_well_formed(verification.api_key):
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
-        found = await self._directory.find(self._keyring.digests(verification.api_key))
+        found = await self._directory.find(
+            self._keyring.digests(verification.api_key), min_revision=verification.min_revision
+        )
         if found.revision < verification.min_revision:
             raise Unavailable("min_revision has not reached this server", reason="REVISION_NOT_REACHED")
         now = self._clock()

@@ -1,0 +1,36 @@
+"""Changes: what caches have to follow. The table is the truth; the notification only wakes those who read it."""
+
+from dataclasses import dataclass
+
+import asyncpg
+
+CHANNEL = "tollkeeper_changes"
+
+_READ = "SELECT revision, key_id, kind FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
+_REVISION = "SELECT coalesce(max(revision), 0) FROM changes"
+_ADD_SECRETS = frozenset({"CreateKey", "ImportKeys", "RotateKey"})
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change of one subject."""
+
+    revision: int
+    subject: str
+    """The key that changed."""
+    adds_secret: bool
+    """Whether an API key that nobody knew is known from now on."""
+
+
+async def read_changes(
+    connection: "asyncpg.Connection[asyncpg.Record]", *, after: int, limit: int, timeout: float
+) -> list[Change]:
+    """Up to ``limit`` changes after revision ``after``, oldest first; without gaps, since revisions have none."""
+    rows = await connection.fetch(_READ, after, limit, timeout=timeout)
+    return [Change(row["revision"], row["key_id"], row["kind"] in _ADD_SECRETS) for row in rows]
+
+
+async def read_revision(connection: "asyncpg.Connection[asyncpg.Record]", *, timeout: float) -> int:
+    """The revision of the last change."""
+    revision: int = await connection.fetchval(_REVISION, timeout=timeout)
+    return revision

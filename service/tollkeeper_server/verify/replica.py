@@ -1,0 +1,126 @@
+"""This process as a replica: it holds the lease to answer from memory, and follows the changes that bind it to.
+
+The order makes the promise. The lease is committed first and the changes are read after that, so whoever commits a
+change later finds the lease and waits for its acknowledgement; whatever was committed earlier is in what is read.
+Only once that is applied does the lease hold here, counted from when it was asked for.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from uuid import uuid4
+
+import asyncpg
+import structlog
+
+from tollkeeper_server.core.cache import RecordCache
+from tollkeeper_server.core.lease import Lease
+from tollkeeper_server.keys.lookup import SecretRecord
+from tollkeeper_server.startup import StartupError
+from tollkeeper_server.storage.boottime import boottime
+from tollkeeper_server.storage.changes import CHANNEL, read_changes, read_revision
+from tollkeeper_server.storage.postgres import connect
+
+LEASE_SECONDS = 2.0
+RENEW_SECONDS = 0.5
+TIMEOUT_SECONDS = 1.5
+RECONNECT_SECONDS = 0.1
+CHANGES_MAX = 1_000
+
+_RENEW = """
+INSERT INTO replicas (replica_id, lease_until, acknowledged)
+VALUES ($1, clock_timestamp() + $2 * interval '1 second', $3)
+ON CONFLICT (replica_id) DO UPDATE SET lease_until = excluded.lease_until
+"""
+_ACKNOWLEDGE = "UPDATE replicas SET acknowledged = $2 WHERE replica_id = $1"
+_LEAVE = "DELETE FROM replicas WHERE replica_id = $1"
+_FORGET_THE_DEAD = "DELETE FROM replicas WHERE lease_until < clock_timestamp() - interval '1 hour'"
+
+_log = structlog.get_logger()
+
+
+class Replica:
+    """Keeps ``cache`` honest: applies every change, and says by ``may_answer`` whether memory can be trusted.
+
+    ``revision`` is the last change applied; answers from memory reflect it.
+    """
+
+    def __init__(self, url: str, *, cache: RecordCache[SecretRecord], clock: Callable[[], float] = boottime) -> None:
+        self._url = url
+        self._cache = cache
+        self._clock = clock
+        self._id = str(uuid4())
+        self._lease = Lease()
+        self._wake = asyncio.Event()
+        self._acknowledged = -1
+        self.revision = -1
+
+    def may_answer(self) -> bool:
+        """Whether an answer from memory is permitted now; ask after the question has arrived."""
+        return self._lease.holds(self._clock())
+
+    async def run(self) -> None:
+        """Follow until cancelled. While Postgres is away the lease runs out by itself, and memory is not used."""
+        while True:
+            try:
+                await self._follow()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, StartupError) as error:
+                _log.warning("replica_disconnected", error_type=type(error).__name__)
+            await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def leave(self) -> None:
+        """Give the lease up, so that no mutation waits for this process; call it after ``run`` has ended."""
+        self._lease.end()
+        with contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError, StartupError):
+            connection = await connect(self._url)
+            await connection.execute(_LEAVE, self._id, timeout=TIMEOUT_SECONDS)
+            await connection.close(timeout=TIMEOUT_SECONDS)
+
+    async def _follow(self) -> None:
+        connection = await connect(self._url)
+        try:
+            await connection.add_listener(CHANNEL, lambda *_: self._wake.set())
+            await connection.execute(_FORGET_THE_DEAD, timeout=TIMEOUT_SECONDS)
+            while True:
+                await self._renew(connection)
+                await self._until_renewal(connection)
+        finally:
+            connection.terminate()
+
+    async def _renew(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        sent_at = self._clock()
+        if self.revision < 0:
+            await self._start_at(await read_revision(connection, timeout=TIMEOUT_SECONDS))
+        await connection.execute(_RENEW, self._id, LEASE_SECONDS, self.revision, timeout=TIMEOUT_SECONDS)
+        await self._catch_up(connection)
+        self._lease.renew(sent_at=sent_at, seconds=LEASE_SECONDS)
+
+    async def _until_renewal(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Apply changes as they are announced, until the lease is due for renewal."""
+        due = asyncio.get_running_loop().time() + RENEW_SECONDS
+        with contextlib.suppress(TimeoutError):
+            while True:
+                async with asyncio.timeout_at(due):
+                    await self._wake.wait()
+                await self._catch_up(connection)
+
+    async def _catch_up(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        """Apply every change that is committed by now, and acknowledge."""
+        self._wake.clear()
+        while changes := await read_changes(
+            connection, after=self.revision, limit=CHANGES_MAX, timeout=TIMEOUT_SECONDS
+        ):
+            if changes[0].revision != self.revision + 1:  # older ones were cleaned up while this process was away
+                await self._start_at(changes[0].revision - 1)
+            for change in changes:
+                self._cache.change(change.subject, revision=change.revision)
+                if change.adds_secret:
+                    self._cache.secret_added(revision=change.revision)
+            self.revision = changes[-1].revision
+        if self.revision != self._acknowledged:
+            await connection.execute(_ACKNOWLEDGE, self._id, self.revision, timeout=TIMEOUT_SECONDS)
+            self._acknowledged = self.revision
+
+    async def _start_at(self, revision: int) -> None:
+        self._cache.clear(revision=revision)
+        self.revision = revision

@@ -1,0 +1,222 @@
+"""The key directory over a real Postgres: what is answered from memory, and what never is."""
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import asyncpg
+import pytest
+
+from tollkeeper_server.core.cache import RecordCache
+from tollkeeper_server.core.caller import Caller
+from tollkeeper_server.core.credential import Keyring
+from tollkeeper_server.core.errors import Unavailable
+from tollkeeper_server.core.key import ROOT_TENANT, KeyState
+from tollkeeper_server.keys.commands import CreatedKey, CreateKey, Propagation, RevokeKey
+from tollkeeper_server.keys.lookup import SecretRecord
+from tollkeeper_server.keys.propagation import LEASE_SECONDS_MAX, Confirmations
+from tollkeeper_server.keys.service import KeyService
+from tollkeeper_server.storage.boottime import boottime
+from tollkeeper_server.storage.postgres import Postgres
+from tollkeeper_server.verify.directory import KeyDirectory
+from tollkeeper_server.verify.replica import LEASE_SECONDS, Replica
+
+ROOT = Caller(key_id="root", tenant_id=ROOT_TENANT, permissions=("tollkeeper:*",))
+KEYRING = Keyring(peppers={1: os.urandom(32)}, tag_keys={1: os.urandom(32)})
+
+
+@dataclass
+class Process:
+    """What one server process has in memory, with a clock that can be set forward."""
+
+    postgres: Postgres
+    replica: Replica
+    directory: KeyDirectory
+    following: asyncio.Task[None]
+    skew: list[float]
+
+    async def state(self, created: CreatedKey) -> KeyState | None:
+        """The state that a verification would see; None if the API key is unknown."""
+        found = await self.directory.find(KEYRING.digests(created.api_key))
+        return found.record.key.stored_state if found.record else None
+
+    async def stop(self) -> None:
+        self.following.cancel()
+        await asyncio.gather(self.following, return_exceptions=True)
+        await self.replica.leave()
+
+
+@contextlib.asynccontextmanager
+async def process(url: str) -> AsyncIterator[Process]:
+    skew = [0.0]
+
+    def clock() -> float:
+        return boottime() + skew[0]
+
+    postgres = await Postgres.connect(url)
+    cache = RecordCache[SecretRecord](entries_max=100, unknown_max=100, tombstones_max=100, age_max_seconds=60)
+    replica = Replica(url, cache=cache, clock=clock)
+    directory = KeyDirectory(postgres, cache=cache, replica=replica, clock=clock)
+    running = Process(postgres, replica, directory, asyncio.create_task(replica.run()), skew)
+    try:
+        await until(lambda: replica.may_answer())
+        yield running
+    finally:
+        await running.stop()
+        await directory.close()
+        await postgres.close()
+
+
+@pytest.fixture
+async def one(postgres_url: str) -> AsyncIterator[Process]:
+    async with process(postgres_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def other(postgres_url: str) -> AsyncIterator[Process]:
+    async with process(postgres_url) as running:
+        yield running
+
+
+@pytest.fixture
+async def confirmations(one: Process) -> AsyncIterator[Confirmations]:
+    waiting = Confirmations(one.postgres, clock=now)
+    yield waiting
+    await waiting.close()
+
+
+@pytest.fixture
+def keys(one: Process, confirmations: Confirmations) -> KeyService:
+    return KeyService(postgres=one.postgres, keyring=KEYRING, clock=now, confirmations=confirmations)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def until(condition: Callable[[], object], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "not in time"
+        await asyncio.sleep(0.005)
+
+
+async def behind_its_back(url: str, statement: str) -> None:
+    """Changes the truth without telling anyone, so that an answer from memory can be told from a read."""
+    connection = await asyncpg.connect(url)
+    await connection.execute(statement)
+    await connection.close()
+
+
+REVOKE_ALL = "UPDATE keys SET state = 'REVOKED', revoked_at = now()"
+
+
+async def test_a_second_question_is_answered_from_memory(one: Process, keys: KeyService, postgres_url: str) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    await until(lambda: one.replica.revision >= created.revision)
+    assert await one.state(created) is KeyState.ACTIVE
+    await behind_its_back(postgres_url, REVOKE_ALL)
+    assert await one.state(created) is KeyState.ACTIVE
+
+
+async def test_memory_ends_with_the_lease_and_with_the_age_of_the_entry(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    assert await one.state(created) is KeyState.ACTIVE
+    await behind_its_back(postgres_url, REVOKE_ALL)
+    one.skew[0] += LEASE_SECONDS
+    assert not one.replica.may_answer()
+    assert await one.state(created) is KeyState.REVOKED
+
+
+async def test_a_revocation_that_returned_is_seen_by_every_process_at_once(
+    one: Process, other: Process, keys: KeyService
+) -> None:
+    for _ in range(20):
+        created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+        assert await one.state(created) is KeyState.ACTIVE
+        assert await other.state(created) is KeyState.ACTIVE
+        revoked = await keys.revoke(ROOT, RevokeKey(key_id=created.key.key_id))
+        assert revoked.propagation is Propagation.EVERYWHERE
+        assert await other.state(created) is KeyState.REVOKED
+        assert await one.state(created) is KeyState.REVOKED
+
+
+async def test_a_revocation_waits_for_a_process_that_does_not_listen_until_its_lease_ends(
+    one: Process, other: Process, keys: KeyService
+) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    other.following.cancel()  # as if it stood still: it neither renews nor acknowledges
+    await asyncio.gather(other.following, return_exceptions=True)
+    started = boottime()
+    revoked = await keys.revoke(ROOT, RevokeKey(key_id=created.key.key_id))
+    took = boottime() - started
+    assert revoked.propagation is Propagation.EVERYWHERE
+    assert not other.replica.may_answer()
+    assert took <= LEASE_SECONDS_MAX + 0.2
+
+
+async def test_a_revocation_does_not_wait_for_a_process_that_left(
+    one: Process, other: Process, keys: KeyService, postgres_url: str
+) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    await other.stop()
+    connection = await asyncpg.connect(postgres_url)
+    assert await connection.fetchval("SELECT count(*) FROM replicas") == 1
+    await connection.close()
+    assert (await keys.revoke(ROOT, RevokeKey(key_id=created.key.key_id))).propagation is Propagation.EVERYWHERE
+
+
+async def test_an_unknown_api_key_is_remembered_as_unknown_until_a_secret_is_added(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    seed = KEYRING.new_seed(os.urandom(32))
+    api_key = KEYRING.mint(prefix="tk", length=43, seed=seed)
+    digests = KEYRING.digests(api_key)
+    assert (await one.directory.find(digests)).record is None
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    await until(lambda: one.replica.revision >= created.revision)
+    await behind_its_back(
+        postgres_url, f"UPDATE secrets SET digest = '\\x{digests[0].hex()}' WHERE key_id = '{created.key.key_id}'"
+    )
+    found = await one.directory.find(digests)
+    assert found.record is not None
+    assert found.record.key.key_id == created.key.key_id
+
+
+async def test_min_revision_is_never_answered_from_older_memory(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    assert await one.state(created) is KeyState.ACTIVE
+    await behind_its_back(postgres_url, REVOKE_ALL)
+    digests = KEYRING.digests(created.api_key)
+    found = await one.directory.find(digests, min_revision=one.replica.revision + 1)
+    assert found.record is not None
+    assert found.record.key.stored_state is KeyState.REVOKED
+
+
+async def test_a_process_that_was_cut_off_catches_up_and_answers_from_memory_again(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    assert await one.state(created) is KeyState.ACTIVE
+    admin = await asyncpg.connect(postgres_url)
+    await admin.execute(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    await admin.close()
+    revoked = None
+    while revoked is None:  # each connection of the pool notices at its next use
+        with contextlib.suppress(Unavailable):
+            revoked = await keys.revoke(ROOT, RevokeKey(key_id=created.key.key_id))
+    assert revoked.propagation is Propagation.EVERYWHERE
+    await until(lambda: one.replica.may_answer() and one.replica.revision >= revoked.revision)
+    assert await one.state(created) is KeyState.REVOKED
