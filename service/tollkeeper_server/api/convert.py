@@ -67,8 +67,10 @@ def json_from(struct: Struct) -> dict[str, Any]:
     return {name: _json_value(value) for name, value in struct.fields.items()}
 
 
-def struct_from(metadata: Mapping[str, Any]) -> Struct:
-    """The plain JSON values as metadata."""
+def struct_from(metadata: Mapping[str, Any]) -> Struct | None:
+    """The plain JSON values as metadata; None if there are none, which leaves a field unset."""
+    if not metadata:
+        return None
     struct = Struct()
     struct.update(metadata)
     return struct

@@ -148,6 +148,6 @@ def identity_message(key: Key) -> key_pb2.KeyIdentity:
         environment=key.environment,
         permissions=key.permissions,
         resources=key.resources,
-        metadata=struct_from(key.metadata) if key.metadata else None,
+        metadata=struct_from(key.metadata),
         expires_at=optional_timestamp(key.expires_at),
     )
