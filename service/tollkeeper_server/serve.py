@@ -5,8 +5,6 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 
-import structlog
-
 from tollkeeper_server.api.logs import configure_logging
 from tollkeeper_server.app import application, check_port, create_root_key, serving
 from tollkeeper_server.development import DataDirectory, greeting
@@ -34,8 +32,7 @@ async def _serve_production(settings: Settings, *, hurry: asyncio.Event) -> None
     stores = settings.given_stores()
     if problem := await schema_problem(stores.postgres):
         raise StartupError(problem)
-    async with application(settings, stores) as parts, serving(parts, settings, hurry=hurry) as listening:
-        structlog.get_logger().info("serving", address=str(listening.grpc), metrics=str(listening.metrics))
+    async with application(settings, stores) as parts, serving(parts, settings, hurry=hurry):
         await _forever()
 
 
