@@ -1,6 +1,6 @@
 # Everything a developer or CI runs. Each target makes the environment that it needs: Python 3.11 or newer is enough.
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check protos lock clean env envoy
+.PHONY: help serve demo test check bench protos lock clean env envoy
 
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -26,6 +26,9 @@ check: env  ## Lint, format, types, and the contract with all that is made from 
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy $(MODULES)
 	$(BIN)/python tests/tools/protos.py check
+
+bench: env  ## Measure what the server costs a call, beside a bare echo; ARGS="--rounds 3" is quicker
+	$(BIN)/python -m tests.benchmarks $(ARGS)
 
 protos: env  ## Make the generated code anew; ARGS=--breaking accepts changes that break callers
 	$(BIN)/python tests/tools/protos.py generate $(ARGS)
