@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import grpc
@@ -79,6 +79,13 @@ class Listening:
 
     grpc: Address
     metrics: Address
+    edge: Address | None = None
+    """For gateways."""
+
+    def log_fields(self) -> dict[str, str]:
+        """Every place that there is."""
+        places = {"address": self.grpc, "metrics": self.metrics, "edge": self.edge}
+        return {name: str(place) for name, place in places.items() if place is not None}
 
 
 @contextlib.asynccontextmanager
@@ -158,12 +165,16 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             clock=_now,
             with_reflection=settings.serves_reflection,
         )
-        address = _bind(server, settings.listen, setting="LISTEN")
-        servers = {server: health, **_edge_server(parts, settings, gate)}
+        listening = Listening(grpc=_bind(server, settings.listen, setting="LISTEN"), metrics=metrics_address)
+        servers = {server: health}
+        if parts.profiles is not None and settings.edge_listen is not None:
+            edge, servers[edge] = _edge_server(parts.profiles, parts.verifier, settings, gate)
+            listening = replace(listening, edge=_bind(edge, settings.edge_listen, setting="EDGE_LISTEN"))
         for each in servers:
             await each.start()
         try:
-            yield Listening(address, metrics_address)
+            structlog.get_logger().info("serving", **listening.log_fields())
+            yield listening
         finally:
             for health in servers.values():
                 health.drain()
@@ -173,21 +184,16 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             await asyncio.gather(*(_stop(each, grace_seconds=settings.grace_seconds, hurry=hurry) for each in servers))
 
 
-def _edge_server(parts: Application, settings: Settings, gate: Gate) -> dict[grpc.aio.Server, HealthServicer]:
-    """The server for gateways and its health, if it is wanted."""
-    if parts.profiles is None or settings.edge_listen is None:
-        return {}
+def _edge_server(
+    profiles: ProfileLibrary, verifier: Verifier, settings: Settings, gate: Gate
+) -> tuple[grpc.aio.Server, HealthServicer]:
+    """The server for gateways, and its health to drain."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
+    client_address = _client_address(settings)
     health = register_edge(
-        server,
-        gate=gate,
-        verifier=parts.verifier,
-        profiles=parts.profiles,
-        client_address=_client_address(settings),
-        clock=_now,
+        server, gate=gate, verifier=verifier, profiles=profiles, client_address=client_address, clock=_now
     )
-    _bind(server, settings.edge_listen, setting="EDGE_LISTEN")
-    return {server: health}
+    return server, health
 
 
 def _client_address(settings: Settings) -> ClientAddress:
