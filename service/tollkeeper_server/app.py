@@ -103,11 +103,11 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         await stack.enter_async_context(_background(replica.run(), name="replica"))
         confirmations = Confirmations(postgres, clock=_now)
         stack.push_async_callback(confirmations.close)
-        directory = KeyDirectory(postgres, cache=cache, replica=replica)
+        directory = KeyDirectory(postgres, keyring=keyring, cache=cache, replica=replica)
         stack.push_async_callback(directory.close)
         charger = Charger(rates=Rates(RateStore(redis)))
         stack.push_async_callback(charger.close)
-        verifier = Verifier(keyring=keyring, directory=directory, charger=charger, clock=_now)
+        verifier = Verifier(directory=directory, charger=charger, clock=_now)
         yield Application(
             keys=KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now),
             verifier=verifier,

@@ -22,7 +22,7 @@ from tollkeeper_server.keys.propagation import LEASE_SECONDS_MAX, Confirmations
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.storage.boottime import boottime
 from tollkeeper_server.storage.postgres import Postgres
-from tollkeeper_server.verify.directory import KeyDirectory
+from tollkeeper_server.verify.directory import Found, KeyDirectory
 from tollkeeper_server.verify.replica import LEASE_SECONDS, Replica
 
 ROOT = Caller(key_id="root", tenant_id=ROOT_TENANT, permissions=("tollkeeper:*",))
@@ -41,8 +41,8 @@ class Process:
 
     async def state(self, created: CreatedKey) -> KeyState | None:
         """The state that a verification would see; None if the API key is unknown."""
-        found = await self.directory.find(KEYRING.digests(created.api_key))
-        return found.record.key.stored_state if found.record else None
+        found = await self.directory.find(created.api_key)
+        return found.record.key.stored_state if found and found.record else None
 
     async def stop(self) -> None:
         self.following.cancel()
@@ -60,7 +60,7 @@ async def process(url: str) -> AsyncIterator[Process]:
     postgres = await Postgres.connect(url)
     cache = RecordCache[SecretRecord](entries_max=100, unknown_max=100, tombstones_max=100, age_max_seconds=60)
     replica = Replica(url, cache=cache, clock=clock)
-    directory = KeyDirectory(postgres, cache=cache, replica=replica, clock=clock)
+    directory = KeyDirectory(postgres, keyring=KEYRING, cache=cache, replica=replica, clock=clock)
     running = Process(postgres, replica, directory, asyncio.create_task(replica.run()), skew)
     try:
         await until(lambda: replica.may_answer())
@@ -178,14 +178,15 @@ async def test_an_unknown_api_key_is_remembered_as_unknown_until_a_secret_is_add
 ) -> None:
     seed = KEYRING.new_seed(os.urandom(32))
     api_key = KEYRING.mint(prefix="tk", length=43, seed=seed)
-    digests = KEYRING.digests(api_key)
-    assert (await one.directory.find(digests)).record is None
+    assert await one.directory.find(api_key) == Found(None, 0)
     created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
     await until(lambda: one.replica.revision >= created.revision)
     await behind_its_back(
-        postgres_url, f"UPDATE secrets SET digest = '\\x{digests[0].hex()}' WHERE key_id = '{created.key.key_id}'"
+        postgres_url,
+        f"UPDATE secrets SET digest = '\\x{KEYRING.digest(api_key).hex()}' WHERE key_id = '{created.key.key_id}'",
     )
-    found = await one.directory.find(digests)
+    found = await one.directory.find(api_key)
+    assert found is not None
     assert found.record is not None
     assert found.record.key.key_id == created.key.key_id
 
@@ -196,8 +197,8 @@ async def test_min_revision_is_never_answered_from_older_memory(
     created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
     assert await one.state(created) is KeyState.ACTIVE
     await behind_its_back(postgres_url, REVOKE_ALL)
-    digests = KEYRING.digests(created.api_key)
-    found = await one.directory.find(digests, min_revision=one.replica.revision + 1)
+    found = await one.directory.find(created.api_key, min_revision=one.replica.revision + 1)
+    assert found is not None
     assert found.record is not None
     assert found.record.key.stored_state is KeyState.REVOKED
 
@@ -220,3 +221,8 @@ async def test_a_process_that_was_cut_off_catches_up_and_answers_from_memory_aga
     assert revoked.propagation is Propagation.EVERYWHERE
     await until(lambda: one.replica.may_answer() and one.replica.revision >= revoked.revision)
     assert await one.state(created) is KeyState.REVOKED
+
+
+async def test_a_made_up_api_key_reaches_no_store(one: Process) -> None:
+    await one.postgres.close()
+    assert await one.directory.find("tk_" + 40 * "x") is None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tollkeeper_server.core.cache import Absence, RecordCache
+from tollkeeper_server.core.credential import Keyring
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_by_key_ids
 from tollkeeper_server.storage.batcher import Batcher
@@ -41,23 +42,31 @@ class KeyDirectory:
         self,
         postgres: Postgres,
         *,
+        keyring: Keyring,
         cache: RecordCache[SecretRecord],
         replica: Replica,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._postgres = postgres
+        self._keyring = keyring
         self._cache = cache
         self._replica = replica
         self._clock = clock
         self._by_digests = Batcher(self._read_digests, batch_max=_BATCH_MAX, flushes_max=2)
         self._by_key_id = Batcher(self._read_key_ids, batch_max=_BATCH_MAX)
 
-    async def find(self, digests: tuple[bytes, ...], *, min_revision: int = 0) -> Found:
-        """What is behind the API key that has one of ``digests``, reflecting ``min_revision`` if that exists."""
+    async def find(self, api_key: str, *, min_revision: int = 0) -> Found | None:
+        """What is behind ``api_key``, reflecting ``min_revision`` if that exists.
+
+        None if it is none of ours by its shape or tag, which no store is asked for. What memory knows needs no tag.
+        """
+        digests = self._keyring.digests(api_key)
         if self._replica.may_answer() and self._replica.revision >= min_revision:
             remembered = self._remembered(digests)
             if remembered is not None:
                 return remembered
+        if not self._keyring.is_well_formed(api_key):
+            return None
         return await self._by_digests.submit(digests)
 
     async def find_by_key_id(self, key_id: str) -> Key | None:

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
-from tollkeeper_server.core.credential import Keyring
 from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason
 from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
 from tollkeeper_server.core.key import Key
@@ -53,10 +52,7 @@ class Verifier:
     Every method raises Unavailable or ResourceExhausted if a store that the answer needs does not answer.
     """
 
-    def __init__(
-        self, *, keyring: Keyring, directory: KeyDirectory, charger: Charger, clock: Callable[[], datetime]
-    ) -> None:
-        self._keyring = keyring
+    def __init__(self, *, directory: KeyDirectory, charger: Charger, clock: Callable[[], datetime]) -> None:
         self._directory = directory
         self._charger = charger
         self._clock = clock
@@ -69,11 +65,9 @@ class Verifier:
         request_id = verification.request_id
         if not verification.api_key:
             return Decision(code=DecisionCode.KEY_MISSING, request_id=request_id)
-        if not self._keyring.is_well_formed(verification.api_key):
+        found = await self._directory.find(verification.api_key, min_revision=verification.min_revision)
+        if found is None:
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
-        found = await self._directory.find(
-            self._keyring.digests(verification.api_key), min_revision=verification.min_revision
-        )
         if found.revision < verification.min_revision:
             raise Unavailable("min_revision has not reached this server", reason="REVISION_NOT_REACHED")
         now = self._clock()
@@ -119,9 +113,8 @@ class Verifier:
     async def _known(self, *, key_id: str, api_key: str) -> Key | None:
         if key_id:
             return await self._directory.find_by_key_id(key_id)
-        if not self._keyring.is_well_formed(api_key):
-            return None
-        return (await self._directory.find(self._keyring.digests(api_key))).key_at(self._clock())
+        found = await self._directory.find(api_key)
+        return None if found is None else found.key_at(self._clock())
 
     async def _verify_or_fault(self, verification: Verification) -> Decision | TollkeeperError:
         try:
