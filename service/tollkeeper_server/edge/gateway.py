@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from tollkeeper_server.api.metadata import new_request_id
 from tollkeeper_server.core.caller import Caller
-from tollkeeper_server.core.decision import Decision
+from tollkeeper_server.core.decision import Decision, DecisionCode
 from tollkeeper_server.core.errors import FailedPrecondition, ResourceExhausted, TollkeeperError, Unavailable
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.policy import Use
@@ -17,7 +17,7 @@ from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.credentials import Credential, find_credential
 from tollkeeper_server.edge.http_request import UNREADABLE, HttpRequest
 from tollkeeper_server.edge.outcome import Outcome
-from tollkeeper_server.edge.profile import EdgeCode, OutcomeCode, Profile
+from tollkeeper_server.edge.profile import EdgeCode, Profile
 from tollkeeper_server.edge.route_context import RouteContext
 from tollkeeper_server.edge.routes import ANY_ROUTE, first_match, unambiguous
 from tollkeeper_server.verify.verifier import Verification, Verifier
@@ -26,9 +26,15 @@ from tollkeeper_server.verify.verifier import Verification, Verifier
 class Wanted(NamedTuple):
     """What a request is for."""
 
-    resource: str
-    permissions: Sequence[str]
-    charges: Mapping[str, int]
+    resource: str = ""
+    permissions: Sequence[str] = ()
+    charges: Mapping[str, int] = {}
+    refusal: EdgeCode | None = None
+    """Why it is refused whatever the key may do. Only who shows a good key is told."""
+
+
+_PROVEN = frozenset({DecisionCode.ALLOWED, DecisionCode.RESOURCE_DENIED, DecisionCode.PERMISSION_DENIED})
+"""Decisions on a key with which nothing is wrong."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,48 +63,41 @@ class Gateway:
         as the Verifier raises it. Raises PermissionDenied or FailedPrecondition if the calling gateway may not see the
         keys of the profile.
         """
-        tenant_id = _tenant(asked)
-        path = unambiguous(asked.request.path)
-        if path is None:
-            return _outcome(asked, EdgeCode.PATH_AMBIGUOUS)
         credential = find_credential(asked.request, asked.profile.sources)
         if credential.conflict:
             return _outcome(asked, EdgeCode.CREDENTIALS_CONFLICT)
-        wanted = _wanted(asked, path)
-        if wanted is None:
-            return _outcome(asked, EdgeCode.ROUTE_UNKNOWN)
+        tenant_id = _tenant(asked)
+        wanted = _wanted(asked)
         try:
-            return await self._verify(asked, credential, wanted, tenant_id=tenant_id)
+            decision = await self._verifier.verify(self._question(asked, credential, wanted, tenant_id=tenant_id))
         except (Unavailable, ResourceExhausted):
             if EdgeCode.UNAVAILABLE not in asked.profile.answers:
                 raise
             return _outcome(asked, EdgeCode.UNAVAILABLE)
-
-    async def _verify(self, asked: Asked, credential: Credential, wanted: Wanted, *, tenant_id: str) -> Outcome:
-        api_key = credential.api_key
-        decision = await self._verifier.verify(
-            Verification(
-                # What does not look like a key of this API is to be invalid here even if it is another API's.
-                api_key=api_key if not api_key or asked.profile.key_shape.fits(api_key) else UNREADABLE,
-                tenant_id=tenant_id,
-                use=Use(
-                    resource=wanted.resource,
-                    required_permissions=wanted.permissions,
-                    client_ip=self._client_address.of(asked.request),
-                ),
-                charges=wanted.charges,
-                # Never the id that came with the request: a client could repeat it, and be charged once for all.
-                request_id=new_request_id(),
-            )
-        )
         return Outcome(
-            code=decision.code,
+            code=wanted.refusal if wanted.refusal and decision.code in _PROVEN else decision.code,
             profile=asked.profile,
             request_id=asked.request_id,
             key=decision.key,
             limits=await self._limits(asked.profile, decision),
             retry_after=decision.retry_after,
             used=credential.used,
+        )
+
+    def _question(self, asked: Asked, credential: Credential, wanted: Wanted, *, tenant_id: str) -> Verification:
+        api_key = credential.api_key
+        return Verification(
+            # What does not look like a key of this API is to be invalid here even if it is another API's.
+            api_key=api_key if not api_key or asked.profile.key_shape.fits(api_key) else UNREADABLE,
+            tenant_id=tenant_id,
+            use=Use(
+                resource=wanted.resource,
+                required_permissions=wanted.permissions,
+                client_ip=self._client_address.of(asked.request),
+            ),
+            charges=wanted.charges,
+            # Never the id that came with the request: a client could repeat it, and be charged once for all.
+            request_id=new_request_id(),
         )
 
     async def _limits(self, profile: Profile, decision: Decision) -> Sequence[LimitState]:
@@ -113,7 +112,7 @@ class Gateway:
         return report.limits
 
 
-def _outcome(asked: Asked, code: OutcomeCode) -> Outcome:
+def _outcome(asked: Asked, code: EdgeCode) -> Outcome:
     return Outcome(code=code, profile=asked.profile, request_id=asked.request_id)
 
 
@@ -128,12 +127,15 @@ def _tenant(asked: Asked) -> str:
     return asked.caller.tenant(asked.profile.tenant_id)
 
 
-def _wanted(asked: Asked, path: str) -> Wanted | None:
+def _wanted(asked: Asked) -> Wanted:
     """What the request is for: as Envoy's route says, and where that is silent as the profile's first match says."""
+    path = unambiguous(asked.request.path)
+    if path is None:
+        return Wanted(refusal=EdgeCode.PATH_AMBIGUOUS)
     context, profile = asked.context, asked.profile
     match = first_match(profile.routes, method=asked.request.method, path=path)
     if match is None and profile.routes and context.resource is None:
-        return None
+        return Wanted(refusal=EdgeCode.ROUTE_UNKNOWN)
     route, names = match or (ANY_ROUTE, {})
     return Wanted(
         resource=route.resource.render(names) if context.resource is None else context.resource,
