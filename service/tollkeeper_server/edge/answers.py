@@ -12,8 +12,7 @@ from google.rpc import code_pb2, status_pb2
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.edge.credentials import CookieSource, HeaderSource, QuerySource
 from tollkeeper_server.edge.http_request import HttpRequest
-from tollkeeper_server.edge.outcome import Outcome, limit_headers, values_of
-from tollkeeper_server.edge.profile import Answer
+from tollkeeper_server.edge.outcome import Outcome, answer_of, limit_headers
 
 Headers = Iterable[tuple[str, str]]
 
@@ -52,17 +51,13 @@ def allowed(outcome: Outcome, request: HttpRequest, *, now: datetime) -> externa
 def denied(outcome: Outcome, *, now: datetime) -> external_auth_pb2.CheckResponse:
     """The client gets the profile's answer; the request goes nowhere."""
     return external_auth_pb2.CheckResponse(
-        status=_DENIED,
-        denied_response=_answer(outcome, outcome.profile.answers[outcome.code], now=now),
-        dynamic_metadata=_metadata(outcome),
+        status=_DENIED, denied_response=_answer(outcome, now=now), dynamic_metadata=_metadata(outcome)
     )
 
 
 def undecided(outcome: Outcome, *, now: datetime) -> external_auth_pb2.CheckResponse:
     """As ``denied``, but Envoy counts it as an error: with ``failure_mode_allow`` the request goes on."""
-    answer = external_auth_pb2.CheckResponse(
-        denied_response=_answer(outcome, outcome.profile.answers[outcome.code], now=now)
-    ).SerializeToString()
+    answer = external_auth_pb2.CheckResponse(denied_response=_answer(outcome, now=now)).SerializeToString()
     response = external_auth_pb2.CheckResponse(status=_UNAVAILABLE, dynamic_metadata=_metadata(outcome))
     response.MergeFromString(_ERROR_RESPONSE_TAG + answer[1:])
     return response
@@ -90,13 +85,10 @@ def identity_headers(key: Key) -> Sequence[tuple[str, str]]:
     )
 
 
-def _answer(outcome: Outcome, answer: Answer, *, now: datetime) -> external_auth_pb2.DeniedHttpResponse:
-    values = values_of(outcome, now=now)
-    headers = [(name, value) for name, template in answer.headers if (value := template.render(values))]
+def _answer(outcome: Outcome, *, now: datetime) -> external_auth_pb2.DeniedHttpResponse:
+    answer = answer_of(outcome, now=now)
     return external_auth_pb2.DeniedHttpResponse(
-        status=http_status_pb2.HttpStatus(code=answer.status),
-        headers=_options([*headers, *limit_headers(outcome, now=now)]),
-        body=answer.body.render(values) if answer.body else "",
+        status=http_status_pb2.HttpStatus(code=answer.status), headers=_options(answer.headers), body=answer.body
     )
 
 

@@ -66,7 +66,7 @@ class Gateway:
         credential = find_credential(asked.request, asked.profile.sources)
         if credential.conflict:
             return _outcome(asked, EdgeCode.CREDENTIALS_CONFLICT)
-        tenant_id = _tenant(asked)
+        tenant_id = tenant_of(asked.profile, asked.caller)
         wanted = _wanted(asked)
         try:
             decision = await self._verifier.verify(self._question(asked, credential, wanted, tenant_id=tenant_id))
@@ -116,15 +116,18 @@ def _outcome(asked: Asked, code: EdgeCode) -> Outcome:
     return Outcome(code=code, profile=asked.profile, request_id=asked.request_id)
 
 
-def _tenant(asked: Asked) -> str:
-    """Whose keys count. A root caller sees everyone's, so its profile has to say whose."""
-    if asked.caller.is_root and not asked.profile.tenant_id:
+def tenant_of(profile: Profile, caller: Caller) -> str:
+    """Whose keys a profile speaks of; a root caller sees everyone's, so there the profile has to say it.
+
+    Raises PermissionDenied if they are not the caller's to see, FailedPrecondition if the profile does not say.
+    """
+    if caller.is_root and not profile.tenant_id:
         raise FailedPrecondition(
-            f'profile "{asked.profile.name}" names no tenant, and the calling gateway belongs to none',
+            f'profile "{profile.name}" names no tenant, and the calling gateway belongs to none',
             reason="PROFILE_WITHOUT_TENANT",
-            metadata={"profile": asked.profile.name},
+            metadata={"profile": profile.name},
         )
-    return asked.caller.tenant(asked.profile.tenant_id)
+    return caller.tenant(profile.tenant_id)
 
 
 def _wanted(asked: Asked) -> Wanted:

@@ -28,7 +28,40 @@ class Outcome:
     """Where the API key was."""
 
 
-def values_of(outcome: Outcome, *, now: datetime) -> Values:
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What a client gets, word for word."""
+
+    status: int
+    headers: Sequence[tuple[str, str]]
+    body: str
+
+
+def answer_of(outcome: Outcome, *, now: datetime) -> Answered:
+    """What a client gets that is not allowed: the profile's answer, and its limits."""
+    answer = outcome.profile.answers[outcome.code]
+    values = _values(outcome, now=now)
+    headers = [(name, value) for name, template in answer.headers if (value := template.render(values))]
+    headers += limit_headers(outcome, now=now)
+    return Answered(answer.status, headers, answer.body.render(values) if answer.body else "")
+
+
+def limit_headers(outcome: Outcome, *, now: datetime) -> Iterable[tuple[str, str]]:
+    """The headers in which the profile shows limits. Of two limits with one name the tighter is shown."""
+    shown = outcome.profile.limit_headers
+    if not shown.headers or not (shown.every_answer or outcome.limits):
+        return
+    limits: dict[str, LimitState] = {}
+    for limit in outcome.limits:
+        if limit.name not in limits or limit.remaining < limits[limit.name].remaining:
+            limits[limit.name] = limit
+    for header in shown.headers:
+        value = _figure(limits.get(header.limit), header.figure, now) or shown.unknown
+        if value:
+            yield header.name, value
+
+
+def _values(outcome: Outcome, *, now: datetime) -> Values:
     """What the placeholders of an answer stand for."""
     values: dict[str, str | int | None] = dict.fromkeys(PLACEHOLDERS)
     values["code"], values["message"] = outcome.code.value, _message(outcome.code)
@@ -46,21 +79,6 @@ def values_of(outcome: Outcome, *, now: datetime) -> Values:
     if outcome.retry_after is not None:
         values["retry_after"] = _whole_seconds(outcome.retry_after)
     return values
-
-
-def limit_headers(outcome: Outcome, *, now: datetime) -> Iterable[tuple[str, str]]:
-    """The headers in which the profile shows limits. Of two limits with one name the tighter is shown."""
-    shown = outcome.profile.limit_headers
-    if not shown.headers or not (shown.every_answer or outcome.limits):
-        return
-    limits: dict[str, LimitState] = {}
-    for limit in outcome.limits:
-        if limit.name not in limits or limit.remaining < limits[limit.name].remaining:
-            limits[limit.name] = limit
-    for header in shown.headers:
-        value = _figure(limits.get(header.limit), header.figure, now) or shown.unknown
-        if value:
-            yield header.name, value
 
 
 def _figure(limit: LimitState | None, figure: Figure, now: datetime) -> str:

@@ -5,6 +5,7 @@ from datetime import datetime
 
 import grpc
 from envoy.service.auth.v3 import external_auth_pb2
+from envoy.service.ratelimit.v3 import rls_pb2
 from grpc_health.v1 import health_pb2_grpc
 
 from tollkeeper_server.api.handler import Gate
@@ -14,9 +15,11 @@ from tollkeeper_server.edge.authorization import AuthorizationServicer
 from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.gateway import Gateway
 from tollkeeper_server.edge.library import ProfileLibrary
+from tollkeeper_server.edge.rate_limits import RateLimitServicer
 from tollkeeper_server.verify.verifier import Verifier
 
 AUTHORIZATION_SERVICE = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"]
+RATE_LIMIT_SERVICE = rls_pb2.DESCRIPTOR.services_by_name["RateLimitService"]
 
 
 def register_edge(
@@ -33,7 +36,8 @@ def register_edge(
     servicers = {
         AUTHORIZATION_SERVICE: AuthorizationServicer(
             gateway=gateway, profiles=profiles, clock=clock, metrics=gate.metrics
-        )
+        ),
+        RATE_LIMIT_SERVICE: RateLimitServicer(verifier=verifier, profiles=profiles, clock=clock),
     }
     for service, servicer in servicers.items():
         server.add_generic_rpc_handlers((generic_handler(service, servicer, gate),))

@@ -100,9 +100,22 @@ class Verifier:
         Raises NotFound if ``tenant_id`` (None: any tenant) has no such key.
         """
         key = await self._known(key_id=key_id, api_key=api_key)
+        return await self._report(key, tenant_id=tenant_id, charges=charges, consume=False)
+
+    async def charge_quota(self, *, tenant_id: str | None, key_id: str, charges: Mapping[str, int]) -> QuotaReport:
+        """As ``check_quota``, and charge if it fits; nothing else about the key is looked at.
+
+        For gateways that know whose request it is, and ask for limits alone.
+        """
+        key = await self._known(key_id=key_id, api_key="")
+        return await self._report(key, tenant_id=tenant_id, charges=charges, consume=True)
+
+    async def _report(
+        self, key: Key | None, *, tenant_id: str | None, charges: Mapping[str, int], consume: bool
+    ) -> QuotaReport:
         if key is None or tenant_id not in (None, key.tenant_id):
             raise NotFound("there is no such key", reason="KEY_NOT_FOUND")
-        outcome = await self._charger.charge(key, charges=charges, consume=False)
+        outcome = await self._charger.charge(key, charges=charges, consume=consume)
         return QuotaReport(
             code=outcome.code,
             limits=outcome.limits,
