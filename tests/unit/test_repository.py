@@ -1,7 +1,9 @@
 """The house keeps its own rules: which part may know which, and nothing stale in it."""
 
 import ast
+import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,20 @@ def imports(path: Path) -> Iterator[str]:
             assert node.level == 0, f"{path} imports relatively"
             assert node.module is not None
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def requirements(pyproject: Path, *, extras: bool = True) -> set[str]:
+    project = tomllib.loads(pyproject.read_text())["project"]
+    optional = project.get("optional-dependencies", {}) if extras else {}
+    return names([*project["dependencies"], *(each for group in optional.values() for each in group)])
+
+
+def names(lines: list[str]) -> set[str]:
+    return {found[0].lower() for line in lines if (found := re.match(r"[A-Za-z0-9._-]+", line))}
+
+
+def locked(lock: Path) -> set[str]:
+    return names([line for line in lock.read_text().splitlines() if "==" in line])
 
 
 def part_of(path: Path) -> str:
@@ -130,3 +146,13 @@ def test_the_contract_is_kept_and_nothing_made_from_it_is_stale(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert protos.check(tmp_path), capfd.readouterr()
+
+
+def test_every_requirement_is_locked() -> None:
+    service, client = (ROOT / path / "pyproject.toml" for path in ("service", "clients/python"))
+    runtime = requirements(service, extras=False)
+    everything = (
+        requirements(service) | requirements(client) | names((ROOT / "tests/requirements.in").read_text().splitlines())
+    )
+    assert runtime - locked(ROOT / "service/requirements.lock") == {"tollkeeper"}
+    assert everything - locked(ROOT / "tests/requirements.lock") == {"tollkeeper"}
