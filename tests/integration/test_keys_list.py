@@ -1,6 +1,7 @@
 """Listing keys: pages that neither skip nor repeat, filters, and a cost that does not grow with the table."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from typing import Any
@@ -159,40 +160,44 @@ FILTERS: list[dict[str, Any]] = [
     {"environment": "rare", "state": KeyState.ACTIVE},
     {"owner_id": "owner-7", "environment": "production", "prefix": "tk", "state": KeyState.ACTIVE},
 ]
-MANY = 20_000
+MANY = 5_000
 MANY_KEYS = """
     INSERT INTO keys SELECT (jsonb_populate_record(keys, jsonb_build_object(
-        'key_id', 'key_' || lpad(number::text, 22, '0'),
+        'key_id', 'key_' || lpad((number + $2)::text, 22, '0'),
+        'tenant_id', $3::text,
         'owner_id', 'owner-' || number % 200,
         'environment', CASE WHEN number % 1000 = 0 THEN 'rare' ELSE 'production' END,
         'prefix', CASE WHEN number % 1000 = 1 THEN 'rare' ELSE 'tk' END,
         'state', CASE number % 1000 WHEN 2 THEN 'DISABLED' WHEN 3 THEN 'REVOKED' ELSE 'ACTIVE' END,
         'revoked_at', CASE WHEN number % 1000 = 3 THEN now() END,
         'expires_at', CASE WHEN number % 2 = 0 THEN now() + interval '1 year' END
-    ))).* FROM keys, generate_series(1, $1::int) AS number
+    ))).* FROM keys, generate_series(1, $1::int) AS number WHERE tenant_id = $3
 """
 
 
 @pytest.fixture
 async def many_keys(keys: Keys) -> Keys:
-    await keys.create()
-    await keys.rows(MANY_KEYS, MANY)
-    await keys.rows("ANALYZE keys")
+    """Many keys of "acme", and as many newer ones of "other"."""
+    async with keys.postgres.connection(timeout_seconds=30) as connection:
+        for number, tenant_id in enumerate(("acme", "other")):
+            await keys.create(tenant_id=tenant_id)
+            await connection.execute(MANY_KEYS, MANY, number * MANY, tenant_id)
+        await connection.execute("ANALYZE keys")
     return keys
 
 
-@pytest.mark.parametrize("before", [None, f"key_{MANY // 2:022}"])
-async def test_a_page_of_a_big_tenant_touches_little_more_than_its_rows(many_keys: Keys, before: str | None) -> None:
-    for filters in FILTERS:
+async def test_a_page_touches_little_more_than_its_rows(many_keys: Keys) -> None:
+    for filters, before in itertools.product(FILTERS, (None, f"key_{MANY // 2:022}")):
         query = ListKeys(**filters)
         text, values = page_statement(query, tenant_id="acme", before=before, now=many_keys.clock())
-        async with many_keys.postgres.connection() as connection:
+        async with many_keys.postgres.transaction() as connection:
+            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
             plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", *values)
         root = orjson.loads(plan)[0]["Plan"]
         assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] <= query.page_size + 10, plan
 
 
-async def test_filters_find_the_same_in_a_big_tenant(many_keys: Keys) -> None:
+async def test_filters_find_every_match_in_a_big_tenant(many_keys: Keys) -> None:
     for filters, expected in (
         ({}, MANY + 1),
         ({"owner_id": "owner-7"}, MANY // 200),

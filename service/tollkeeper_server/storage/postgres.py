@@ -15,8 +15,18 @@ from tollkeeper_server.startup import StartupError
 
 CONNECT_SECONDS = 5.0
 CLOSE_SECONDS = 5.0
+STATEMENT_SECONDS_MAX = 60.0
+"""Longest that a statement may take, whatever time its block is given."""
 
-_SESSION = {"application_name": "tollkeeper", "timezone": "UTC", "jit": "off"}
+# Every statement is small and served by an index. So its plan is made once on each connection, not for every execution,
+# which takes longer than the statement; and one made while a table was small must not read all of it when it has grown.
+_SESSION = {
+    "application_name": "tollkeeper",
+    "timezone": "UTC",
+    "jit": "off",
+    "plan_cache_mode": "force_generic_plan",
+    "enable_seqscan": "off",
+}
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 
@@ -29,10 +39,9 @@ _UNAVAILABLE = (
     asyncpg.InsufficientResourcesError,  # too many connections, disk full
     asyncpg.TransactionRollbackError,  # deadlock
     asyncpg.ReadOnlySQLTransactionError,  # demoted by a failover
-    asyncpg.TargetServerAttributeNotMatched,
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.InternalClientError,
+    asyncpg.InternalClientError,  # no primary to be found; or the connection was ended while it was idle
 )
 
 
@@ -53,7 +62,7 @@ class Postgres:
                 reset=_keep_session,
                 max_cached_statement_lifetime=0,
                 timeout=CONNECT_SECONDS,
-                command_timeout=CLOSE_SECONDS,
+                command_timeout=STATEMENT_SECONDS_MAX,
                 server_settings=_SESSION,
             )
             async with pool.acquire(timeout=CONNECT_SECONDS):

@@ -41,12 +41,14 @@ _STATEMENTS = (
         CHECK ((state = 'REVOKED') = (revoked_at IS NOT NULL))
     )
     """,
-    # A page of ListKeys is a range of one of these, whatever the filter: key_id is the order, newest last.
-    "CREATE INDEX keys_by_tenant ON keys (tenant_id, key_id)",
-    "CREATE INDEX keys_by_owner ON keys (tenant_id, owner_id, key_id)",
-    "CREATE INDEX keys_by_environment ON keys (tenant_id, environment, key_id)",
-    "CREATE INDEX keys_by_prefix ON keys (tenant_id, prefix, key_id)",
-    "CREATE INDEX keys_by_state ON keys (tenant_id, state, key_id, expires_at)",
+    # A page of ListKeys is a range of one of these, whatever the filter. Their collation orders by bytes as that of the
+    # primary key does, but is another by name. So the planner cannot take the primary key for the order of a page, and
+    # walk from the newest key of all tenants down to those of one that has made none for a year.
+    'CREATE INDEX keys_by_tenant ON keys (tenant_id, key_id COLLATE "POSIX")',
+    'CREATE INDEX keys_by_owner ON keys (tenant_id, owner_id, key_id COLLATE "POSIX")',
+    'CREATE INDEX keys_by_environment ON keys (tenant_id, environment, key_id COLLATE "POSIX")',
+    'CREATE INDEX keys_by_prefix ON keys (tenant_id, prefix, key_id COLLATE "POSIX")',
+    'CREATE INDEX keys_by_state ON keys (tenant_id, state, key_id COLLATE "POSIX", expires_at)',
     """
     CREATE TABLE secrets (
         digest bytea PRIMARY KEY CHECK (octet_length(digest) = 32),
