@@ -33,6 +33,7 @@ NEEDED = {
     "GetOwner": "tollkeeper:keys.read",
     "SetOwner": "tollkeeper:keys.write",
     "GetUsage": "tollkeeper:usage.read",
+    "ListFindings": "tollkeeper:usage.read",
     "ListAuditEvents": "tollkeeper:audit.read",
 }
 AVAILABLE = {"Verify", "BatchVerify", "CheckQuota", "CreateKey", "GetKey", "ListKeys", "RevokeKey"}

@@ -8,3 +8,4 @@ class UsageServicer:
     """Reads usage."""
 
     GetUsage = not_yet.unary_rpc(CallerPermission.USAGE_READ)
+    ListFindings = not_yet.unary_rpc(CallerPermission.USAGE_READ)

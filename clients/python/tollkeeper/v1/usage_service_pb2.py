@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from tollkeeper.v1 import verification_service_pb2 as tollkeeper_dot_v1_dot_verification__service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollkeeper/v1/usage_service.proto\x12\rtollkeeper.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tollkeeper/v1/verification_service.proto\"\xe9\x01\n\x0fGetUsageRequest\x12\x10\n\x06key_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08owner_id\x18\x02 \x01(\tH\x00\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0bgranularity\x18\x05 \x01(\x0e\x32\x1f.tollkeeper.v1.UsageGranularity\x12\x11\n\ttenant_id\x18\x06 \x01(\tB\t\n\x07subject\"?\n\x10GetUsageResponse\x12+\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x1a.tollkeeper.v1.UsageBucket\"\xde\x01\n\x0bUsageBucket\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x03\x12*\n\x06\x64\x65nied\x18\x03 \x03(\x0b\x32\x1a.tollkeeper.v1.DenialCount\x12\x34\n\x05units\x18\x04 \x03(\x0b\x32%.tollkeeper.v1.UsageBucket.UnitsEntry\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"G\n\x0b\x44\x65nialCount\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.tollkeeper.v1.DecisionCode\x12\r\n\x05\x63ount\x18\x02 \x01(\x03*\x8a\x01\n\x10UsageGranularity\x12!\n\x1dUSAGE_GRANULARITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18USAGE_GRANULARITY_MINUTE\x10\x01\x12\x1a\n\x16USAGE_GRANULARITY_HOUR\x10\x02\x12\x19\n\x15USAGE_GRANULARITY_DAY\x10\x03\x32n\n\x0cUsageService\x12^\n\x08GetUsage\x12\x1e.tollkeeper.v1.GetUsageRequest\x1a\x1f.tollkeeper.v1.GetUsageResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usageb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!tollkeeper/v1/usage_service.proto\x12\rtollkeeper.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(tollkeeper/v1/verification_service.proto\"\xe9\x01\n\x0fGetUsageRequest\x12\x10\n\x06key_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08owner_id\x18\x02 \x01(\tH\x00\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x0bgranularity\x18\x05 \x01(\x0e\x32\x1f.tollkeeper.v1.UsageGranularity\x12\x11\n\ttenant_id\x18\x06 \x01(\tB\t\n\x07subject\"?\n\x10GetUsageResponse\x12+\n\x07\x62uckets\x18\x01 \x03(\x0b\x32\x1a.tollkeeper.v1.UsageBucket\"\x94\x02\n\x0bUsageBucket\x12.\n\nstart_time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61llowed\x18\x02 \x01(\x03\x12*\n\x06\x64\x65nied\x18\x03 \x03(\x0b\x32\x1a.tollkeeper.v1.DenialCount\x12\x34\n\x05units\x18\x04 \x03(\x0b\x32%.tollkeeper.v1.UsageBucket.UnitsEntry\x12\x34\n\x0bgranularity\x18\x05 \x01(\x0e\x32\x1f.tollkeeper.v1.UsageGranularity\x1a,\n\nUnitsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"G\n\x0b\x44\x65nialCount\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.tollkeeper.v1.DecisionCode\x12\r\n\x05\x63ount\x18\x02 \x01(\x03\"\xde\x01\n\x13ListFindingsRequest\x12\x10\n\x06key_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08owner_id\x18\x02 \x01(\tH\x00\x12.\n\nstart_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\x12\x11\n\ttenant_id\x18\x07 \x01(\tB\t\n\x07subject\"Y\n\x14ListFindingsResponse\x12(\n\x08\x66indings\x18\x01 \x03(\x0b\x32\x16.tollkeeper.v1.Finding\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd1\x01\n\x07\x46inding\x12(\n\x04kind\x18\x01 \x01(\x0e\x32\x1a.tollkeeper.v1.FindingKind\x12\x0e\n\x06key_id\x18\x02 \x01(\t\x12\x10\n\x08owner_id\x18\x03 \x01(\t\x12,\n\x08\x66irst_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07last_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06\x64\x65nied\x18\x06 \x01(\x03\x12\x0f\n\x07network\x18\x07 \x01(\t*\x8a\x01\n\x10UsageGranularity\x12!\n\x1dUSAGE_GRANULARITY_UNSPECIFIED\x10\x00\x12\x1c\n\x18USAGE_GRANULARITY_MINUTE\x10\x01\x12\x1a\n\x16USAGE_GRANULARITY_HOUR\x10\x02\x12\x19\n\x15USAGE_GRANULARITY_DAY\x10\x03*\xb4\x01\n\x0b\x46indingKind\x12\x1c\n\x18\x46INDING_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19\x46INDING_KIND_DENIED_BURST\x10\x01\x12\x1c\n\x18\x46INDING_KIND_NEW_NETWORK\x10\x02\x12%\n!FINDING_KIND_EARLIER_API_KEY_USED\x10\x03\x12#\n\x1f\x46INDING_KIND_ENDED_API_KEY_USED\x10\x04\x32\xdd\x01\n\x0cUsageService\x12^\n\x08GetUsage\x12\x1e.tollkeeper.v1.GetUsageRequest\x1a\x1f.tollkeeper.v1.GetUsageResponse\"\x11\x82\xd3\xe4\x93\x02\x0b\x12\t/v1/usage\x12m\n\x0cListFindings\x12\".tollkeeper.v1.ListFindingsRequest\x1a#.tollkeeper.v1.ListFindingsResponse\"\x14\x82\xd3\xe4\x93\x02\x0e\x12\x0c/v1/findingsb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,18 +38,28 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_USAGEBUCKET_UNITSENTRY']._serialized_options = b'8\001'
   _globals['_USAGESERVICE'].methods_by_name['GetUsage']._loaded_options = None
   _globals['_USAGESERVICE'].methods_by_name['GetUsage']._serialized_options = b'\202\323\344\223\002\013\022\t/v1/usage'
-  _globals['_USAGEGRANULARITY']._serialized_start=757
-  _globals['_USAGEGRANULARITY']._serialized_end=895
+  _globals['_USAGESERVICE'].methods_by_name['ListFindings']._loaded_options = None
+  _globals['_USAGESERVICE'].methods_by_name['ListFindings']._serialized_options = b'\202\323\344\223\002\016\022\014/v1/findings'
+  _globals['_USAGEGRANULARITY']._serialized_start=1339
+  _globals['_USAGEGRANULARITY']._serialized_end=1477
+  _globals['_FINDINGKIND']._serialized_start=1480
+  _globals['_FINDINGKIND']._serialized_end=1660
   _globals['_GETUSAGEREQUEST']._serialized_start=158
   _globals['_GETUSAGEREQUEST']._serialized_end=391
   _globals['_GETUSAGERESPONSE']._serialized_start=393
   _globals['_GETUSAGERESPONSE']._serialized_end=456
   _globals['_USAGEBUCKET']._serialized_start=459
-  _globals['_USAGEBUCKET']._serialized_end=681
-  _globals['_USAGEBUCKET_UNITSENTRY']._serialized_start=637
-  _globals['_USAGEBUCKET_UNITSENTRY']._serialized_end=681
-  _globals['_DENIALCOUNT']._serialized_start=683
-  _globals['_DENIALCOUNT']._serialized_end=754
-  _globals['_USAGESERVICE']._serialized_start=897
-  _globals['_USAGESERVICE']._serialized_end=1007
+  _globals['_USAGEBUCKET']._serialized_end=735
+  _globals['_USAGEBUCKET_UNITSENTRY']._serialized_start=691
+  _globals['_USAGEBUCKET_UNITSENTRY']._serialized_end=735
+  _globals['_DENIALCOUNT']._serialized_start=737
+  _globals['_DENIALCOUNT']._serialized_end=808
+  _globals['_LISTFINDINGSREQUEST']._serialized_start=811
+  _globals['_LISTFINDINGSREQUEST']._serialized_end=1033
+  _globals['_LISTFINDINGSRESPONSE']._serialized_start=1035
+  _globals['_LISTFINDINGSRESPONSE']._serialized_end=1124
+  _globals['_FINDING']._serialized_start=1127
+  _globals['_FINDING']._serialized_end=1336
+  _globals['_USAGESERVICE']._serialized_start=1663
+  _globals['_USAGESERVICE']._serialized_end=1884
 # @@protoc_insertion_point(module_scope)

@@ -27,6 +27,9 @@ if _version_not_supported:
 
 class UsageServiceStub(object):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
+
+    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
+    server that is stopped loses nothing.
     """
 
     def __init__(self, channel):
@@ -40,14 +43,29 @@ class UsageServiceStub(object):
                 request_serializer=tollkeeper_dot_v1_dot_usage__service__pb2.GetUsageRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_v1_dot_usage__service__pb2.GetUsageResponse.FromString,
                 _registered_method=True)
+        self.ListFindings = channel.unary_unary(
+                '/tollkeeper.v1.UsageService/ListFindings',
+                request_serializer=tollkeeper_dot_v1_dot_usage__service__pb2.ListFindingsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_v1_dot_usage__service__pb2.ListFindingsResponse.FromString,
+                _registered_method=True)
 
 
 class UsageServiceServicer(object):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
+
+    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
+    server that is stopped loses nothing.
     """
 
     def GetUsage(self, request, context):
         """Tells the usage of a key or an owner in buckets of time.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListFindings(self, request, context):
+        """Lists what was unusual in the use of keys, newest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -61,6 +79,11 @@ def add_UsageServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_v1_dot_usage__service__pb2.GetUsageRequest.FromString,
                     response_serializer=tollkeeper_dot_v1_dot_usage__service__pb2.GetUsageResponse.SerializeToString,
             ),
+            'ListFindings': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListFindings,
+                    request_deserializer=tollkeeper_dot_v1_dot_usage__service__pb2.ListFindingsRequest.FromString,
+                    response_serializer=tollkeeper_dot_v1_dot_usage__service__pb2.ListFindingsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'tollkeeper.v1.UsageService', rpc_method_handlers)
@@ -71,6 +94,9 @@ def add_UsageServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class UsageService(object):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
+
+    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
+    server that is stopped loses nothing.
     """
 
     @staticmethod
@@ -90,6 +116,33 @@ class UsageService(object):
             '/tollkeeper.v1.UsageService/GetUsage',
             tollkeeper_dot_v1_dot_usage__service__pb2.GetUsageRequest.SerializeToString,
             tollkeeper_dot_v1_dot_usage__service__pb2.GetUsageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListFindings(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.v1.UsageService/ListFindings',
+            tollkeeper_dot_v1_dot_usage__service__pb2.ListFindingsRequest.SerializeToString,
+            tollkeeper_dot_v1_dot_usage__service__pb2.ListFindingsResponse.FromString,
             options,
             channel_credentials,
             insecure,
