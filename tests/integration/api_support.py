@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Self
 
 import grpc
 from google.protobuf.message import Message
@@ -38,6 +38,9 @@ class AccessLog:
 
     def __init__(self) -> None:
         self.lines: list[dict[str, Any]] = []
+
+    def bind(self) -> Self:
+        return self
 
     def info(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, **fields})

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import grpc
 import pytest
@@ -33,6 +33,9 @@ class Log:
         self.lines: list[dict[str, Any]] = []
         self._call_told = asyncio.Event()
 
+    def bind(self) -> Self:
+        return self
+
     def info(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, "level": "info", **fields})
         self._call_told.set()
@@ -40,10 +43,17 @@ class Log:
     def error(self, event: str, **fields: Any) -> None:
         self.lines.append({"event": event, "level": "error", **fields})
 
+    async def access_lines(self, count: int) -> list[dict[str, Any]]:
+        """The lines of the calls that were made, which the server may write after the client has its answer."""
+        while len(found := [line for line in self.lines if line["event"] == "call"]) < count:
+            self._call_told.clear()
+            await asyncio.wait_for(self._call_told.wait(), 5)
+        assert len(found) == count
+        return found
+
     async def access_line(self) -> dict[str, Any]:
-        """The line of the one call that was made, which the server may write after the client has its answer."""
-        await asyncio.wait_for(self._call_told.wait(), 5)
-        (line,) = [line for line in self.lines if line["event"] == "call"]
+        """The line of the one call that was made."""
+        (line,) = await self.access_lines(1)
         return line
 
 
@@ -402,16 +412,17 @@ async def test_calls_are_counted_by_method_and_status_and_timed_by_method(harnes
     await harness.verify()
     with refused(grpc.StatusCode.UNAUTHENTICATED):
         await harness.verify(())
+    await harness.log.access_lines(2)
     value = harness.registry.get_sample_value
     assert value("tollkeeper_calls_total", {"method": "Verify", "code": "OK"}) == 1
     assert value("tollkeeper_calls_total", {"method": "Verify", "code": "UNAUTHENTICATED"}) == 1
     assert value("tollkeeper_call_seconds_count", {"method": "Verify"}) == 2
-    assert value("tollkeeper_calls_in_flight") == 0
+    assert value("tollkeeper_calls_in_flight", {"method": "Verify"}) == 0
 
 
 async def test_calls_under_way_are_counted(harness: Harness) -> None:
     async def look(_request: Any, _call: Call) -> pb.VerifyResponse:
-        assert harness.registry.get_sample_value("tollkeeper_calls_in_flight") == 1
+        assert harness.registry.get_sample_value("tollkeeper_calls_in_flight", {"method": "Verify"}) == 1
         return pb.VerifyResponse()
 
     harness.service.answer = look

@@ -115,6 +115,7 @@ class _Route:
 
     def __init__(self, gate: Gate, method: MethodDescriptor, answer: Handler) -> None:
         self._gate = gate
+        self._log = gate.log.bind()  # once, not at each call
         self._name = method.name
         self._message = method.input_type.full_name
         self._message_names_calls = "request_id" in method.input_type.fields_by_name
@@ -124,7 +125,12 @@ class _Route:
 
     async def unary(self, request: Any, context: Context) -> Message:
         call = Call()
-        return await self._accounted(call, context, self._one(call, request, context))
+        work = self._one(call, request, context)
+        remaining = context.time_remaining()
+        if remaining is None or remaining > self._gate.call_seconds_max:
+            work = self._bounded(work)
+        # Else gRPC cancels the call at its deadline, and a timer of ours would only cost.
+        return await self._accounted(call, context, work)
 
     async def stream(self, requests: AsyncIterable[Any], context: Context) -> None:
         call = Call()
@@ -134,19 +140,11 @@ class _Route:
         received = context.invocation_metadata() or ()
         named = request.request_id if self._message_names_calls and request is not _UNREADABLE else ""
         call.request_id = call_id(received, named=named)
-        remaining = context.time_remaining()
-        if remaining is not None and remaining <= self._gate.call_seconds_max:
-            # gRPC cancels the call at its deadline, so a timer of ours would only cost.
-            response = await self._authorized(call, request, received, context)
-        else:
-            response = await self._bounded(self._authorized(call, request, received, context))
-        _refuse_expired(context)
-        return response
-
-    async def _authorized(self, call: Call, request: Any, received: Metadata, context: Context) -> Message:
         _refuse_expired(context)
         await self._admit(call, received, context)
-        return await self._answer(self._readable(request), call)  # type: ignore[no-any-return]
+        response: Message = await self._answer(self._readable(request), call)
+        _refuse_expired(context)
+        return response
 
     async def _many(self, call: Call, requests: AsyncIterable[Any], context: Context) -> None:
         received = context.invocation_metadata() or ()
@@ -200,16 +198,17 @@ class _Route:
     def _fault(self, error: Exception, call: Call) -> TollkeeperError:
         if isinstance(error, TollkeeperError):
             return error
-        self._gate.log.error("call_failed", method=self._name, exc_info=error, **call.log_fields())
+        self._log.error("call_failed", method=self._name, exc_info=error, **call.log_fields())
         return Internal()
 
     def _account(self, call: Call, context: Context) -> None:
         seconds = perf_counter() - call.started
-        self._metrics.end(call.code.name, seconds=seconds)
-        self._gate.log.info(
+        code = call.code.name
+        self._metrics.end(code, seconds=seconds)
+        self._log.info(
             "call",
             method=self._name,
-            code=call.code.name,
+            code=code,
             duration_ms=round(seconds * 1000, 3),
             peer=peer_address(context.peer()),
             **call.log_fields(),

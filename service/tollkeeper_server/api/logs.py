@@ -1,13 +1,15 @@
 """Logging: one line per event, JSON or pretty, to one stream; libraries included, secrets not.
 
 Events are constant snake_case names, what varies are fields. Nothing logs a request. Every line passes ``redaction``
-twice: its values while they have names, and the finished text.
+twice: its values while they have names, and the finished text. Tracebacks come without local variables, where API keys
+live.
 """
 
 import json
 import logging
 import sys
 from collections.abc import MutableMapping
+from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal, TextIO
 
 import orjson
@@ -29,12 +31,7 @@ def configure_logging(*, log_format: LogFormat, level: LogLevel, stream: TextIO 
     pretty = log_format == "pretty" or (log_format == "auto" and stream.isatty())
     number = getattr(logging, level.upper())
     structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            redact,
-            *(_pretty(colors=stream.isatty()) if pretty else _JSON),
-        ],
+        processors=_pretty(colors=stream.isatty()) if pretty else [_json],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: _Lines(stream.buffer),
         cache_logger_on_first_use=True,
@@ -71,9 +68,15 @@ class _FromLibraries(logging.Handler):
         structlog.get_logger().log(level, message, logger=record.name, exc_info=record.exc_info)
 
 
-def _json(_: Any, __: str, event: MutableMapping[str, Any]) -> bytes:
+def _json(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+    """Everything in one step, since there is a line for every call."""
+    if "exc_info" in event:
+        event = structlog.processors.format_exc_info(_, level, event)
+    redact(_, level, event)
+    event["level"] = level
+    event["timestamp"] = datetime.now(UTC)
     try:
-        line = orjson.dumps(event, default=_opaque, option=orjson.OPT_NON_STR_KEYS)
+        line = orjson.dumps(event, default=_opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # integers beyond 64 bits, text that is not Unicode
         line = json.dumps(event, default=_opaque, skipkeys=True).encode()
     return mask_bytes(line)
@@ -81,15 +84,18 @@ def _json(_: Any, __: str, event: MutableMapping[str, Any]) -> bytes:
 
 def _opaque(value: object) -> str:
     """Stands for what JSON does not know: its ``repr`` might tell a secret."""
+    if isinstance(value, datetime):
+        return value.isoformat()
     return f"<{type(value).__name__}>"
 
 
-# Neither way of rendering a traceback shows local variables: API keys live there.
-_JSON: tuple[Processor, ...] = (structlog.processors.format_exc_info, _json)
-
-
-def _pretty(*, colors: bool) -> tuple[Processor, ...]:
+def _pretty(*, colors: bool) -> list[Processor]:
     render = structlog.dev.ConsoleRenderer(
         colors=colors, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
-    return (render, lambda _, __, line: mask(str(line)).encode(errors="backslashreplace"))
+    return [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        redact,
+        lambda logger, level, event: mask(render(logger, level, event)).encode(errors="backslashreplace"),
+    ]

@@ -39,6 +39,8 @@ _API_KEY_TAIL_BYTES = re.compile(_API_KEY_TAIL.pattern.encode())
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
     """structlog processor: no secret is left in the event, however deep."""
+    if _SECRET_NAMES.isdisjoint(event) and _PLAIN.issuperset(map(type, event.values())):
+        return event
     for name, value in event.items():
         if name in _SECRET_NAMES:
             event[name] = REDACTED
@@ -54,8 +56,10 @@ def redacted(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {name: REDACTED if _is_secret(name) else redacted(item) for name, item in value.items()}
     if isinstance(value, tuple) and len(value) == 2 and _is_secret(value[0]):
-        return [value[0], REDACTED]
-    if isinstance(value, list | tuple | set | frozenset):
+        return (value[0], REDACTED)
+    if isinstance(value, tuple):
+        return tuple(map(redacted, value))
+    if isinstance(value, list | set | frozenset):
         return [redacted(item) for item in value]
     return value
 

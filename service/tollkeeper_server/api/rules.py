@@ -26,25 +26,31 @@ _TIMESTAMP_SECONDS = (-62_135_596_800, 253_402_300_799)  # years 1 to 9999
 class Rules:
     """The rules of one message: one for each field, and some for fields that depend on each other.
 
-    A rule of a field that knows its absence is asked only if the field is there.
+    A field that knows its absence is looked at only where it is there.
     """
 
     def __init__(self, message: type[Message], fields: Mapping[str, Rule], *, across: Sequence[Rule] = ()) -> None:
         known = message.DESCRIPTOR.fields_by_name
+        empty = message()
         self.message = message
         self.names = frozenset(fields)
-        self._always = tuple((name, rule) for name, rule in fields.items() if not known[name].has_presence)
-        self._if_present = tuple((name, rule) for name, rule in fields.items() if known[name].has_presence)
+        self._by_number = {known[name].number: (name, rule) for name, rule in fields.items()}
+        self._required = [
+            (name, rule(getattr(empty, name)))
+            for name, rule in fields.items()
+            if not known[name].has_presence and rule(getattr(empty, name))
+        ]
         self._across = tuple(across)
 
     def problems(self, message: Message) -> Problems:
         """Every problem of the message, with its path from the message."""
         found: list[tuple[str, str]] = []
-        for name, rule in self._always:
-            if problems := rule(getattr(message, name)):
+        for field, value in message.ListFields():  # most requests leave most fields out
+            name, rule = self._by_number[field.number]
+            if problems := rule(value):
                 found += _below(name, problems)
-        for name, rule in self._if_present:
-            if message.HasField(name) and (problems := rule(getattr(message, name))):
+        for name, problems in self._required:
+            if not getattr(message, name):
                 found += _below(name, problems)
         for rule in self._across:
             found += rule(message)
