@@ -50,9 +50,9 @@ CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.max_pings_without_data", 0),
-    # A restarted server is found within a second or two, not gRPC's two minutes.
+    # A restarted server is found within half a second, not gRPC's two minutes: the next one may stop by then.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.max_reconnect_backoff_ms", 500),
     # Servers are inside the network; a proxy for the web must not get in between.
     ("grpc.enable_http_proxy", 0),
 )

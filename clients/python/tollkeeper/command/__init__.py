@@ -8,7 +8,7 @@ def main() -> None:
     try:
         from tollkeeper.command.app import run
     except ModuleNotFoundError as error:
-        if error.name not in {"typer", "rich"}:
+        if (error.name or "").partition(".")[0] not in {"typer", "rich"}:
             raise
         sys.exit("tollkeeper: the command needs more packages: pip install 'tollkeeper[command]'")
     sys.exit(run())

@@ -56,7 +56,7 @@ def run(arguments: list[str] | None = None) -> int:
     except NoServer as error:
         return complain(str(error), code=2)
     except CallError as error:
-        return complain(str(error), code=FAILURES.get(type(error), 1))
+        return complain(_text(error), code=FAILURES.get(type(error), 1))
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except BrokenPipeError:
@@ -64,6 +64,12 @@ def run(arguments: list[str] | None = None) -> int:
         sys.stdout = None
         return 0
     return code if isinstance(code, int) else 0
+
+
+def _text(error: CallError) -> str:
+    """The error in one line; with every field at fault, where the server's own text names the first few."""
+    faults = "; ".join(f"{each.field}: {each.description}" for each in error.violations)
+    return f"{faults} [request-id: {error.request_id}]" if faults else str(error)
 
 
 def _version(wanted: bool) -> None:
