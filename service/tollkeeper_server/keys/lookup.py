@@ -1,7 +1,7 @@
 """What a verification reads: the records behind API keys, as committed when the read starts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from tollkeeper_server.core.key import Key
@@ -28,13 +28,15 @@ class SecretRecord:
     key: Key
     expires_at: datetime | None
     """From when on this API key no longer proves the key: the end of a rotation's overlap."""
+    digest: bytes = field(repr=False)
+    """Which API key it is."""
 
 
 async def find_by_digests(connection: Connection, digests: Sequence[bytes]) -> tuple[Mapping[bytes, SecretRecord], int]:
     """The records of those ``digests`` that are known, and the revision up to which they reflect every change."""
     rows = await connection.fetch(_BY_DIGESTS, digests)
     records = {
-        row["digest"]: SecretRecord(key=key_from(row), expires_at=row["secret_expires_at"])
+        row["digest"]: SecretRecord(key=key_from(row), expires_at=row["secret_expires_at"], digest=row["digest"])
         for row in rows
         if row["digest"] is not None
     }
