@@ -4,7 +4,7 @@ Bounds are the server's to check, so that there is one place that knows them. Wh
 a time without a time zone, is refused here with TypeError or ValueError.
 """
 
-import uuid
+import secrets
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -207,4 +207,4 @@ def _struct(metadata: Mapping[str, Any]) -> struct_pb2.Struct:
 
 
 def _new_request_id() -> str:
-    return uuid.uuid4().hex
+    return secrets.token_hex(16)
