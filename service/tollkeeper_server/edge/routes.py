@@ -12,10 +12,13 @@ _AMBIGUOUS = re.compile(
     r"|//|/\.{1,2}(?:/|\Z)"  # empty and dot segments
     r"|[\\;#\x00-\x20\x7f-\U0010ffff]"  # "\" is "/" to some servers, others cut at ";"
     r"|%(?![0-9A-Fa-f]{2})"
-    r"|%(?:25)*(?:2[EeFf]|5[Cc]|3[Bb]|[01][0-9A-Fa-f]|7[Ff])"  # encoded ".", "/", "\", ";", controls; also twice
 )
+_HIDDEN = re.compile(r"%(?:25)*(?:2[EeFf]|5[Cc]|3[Bb]|[01][0-9A-Fa-f]|7[Ff])")
+"""Encoded ".", "/", "\\", ";" and control characters, be it once or more often."""
+
 _CAPTURED = r"[A-Za-z0-9_.:-]{1,128}"  # never "*" or "/", which mean more than themselves in a resource
 _SEGMENT = re.compile(r"\{(?P<name>[a-z][a-z0-9_]*)\}|(?P<any>\*)|(?P<literal>[A-Za-z0-9_.:~@!$&'()+,=-]+)")
+
 ONE_REQUEST: Mapping[str, int] = {"requests": 1}
 
 _ANY_SEGMENT = "[^/]+"
@@ -30,8 +33,10 @@ def unambiguous(path: str) -> str | None:
     """
     if _AMBIGUOUS.search(path):
         return None
+    if "%" not in path:
+        return path
     plain = decoded(path)
-    return None if plain == UNREADABLE else plain
+    return None if plain == UNREADABLE or _HIDDEN.search(path) or _HIDDEN.search(plain) else plain
 
 
 @dataclass(frozen=True, slots=True)
