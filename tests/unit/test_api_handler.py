@@ -383,6 +383,16 @@ async def test_a_timeout_inside_the_work_is_not_taken_for_the_deadline(harness: 
         await harness.verify(timeout=None)
 
 
+async def test_work_that_is_cancelled_from_within_makes_the_call_unavailable(harness: Harness) -> None:
+    async def fail(_request: Any, _call: Call) -> None:
+        raise asyncio.CancelledError
+
+    harness.service.answer = fail
+    with refused(grpc.StatusCode.UNAVAILABLE) as details:
+        await harness.verify()
+    assert details.reason == "WORK_CANCELLED"
+
+
 async def test_a_call_that_its_caller_gave_up_is_told_as_cancelled(harness: Harness) -> None:
     begun = asyncio.Event()
 

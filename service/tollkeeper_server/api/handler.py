@@ -10,7 +10,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor
@@ -23,7 +23,7 @@ from tollkeeper_server.api.metadata import Metadata, bearer_token, call_id, peer
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
-from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError, Violation
+from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError, Unavailable, Violation
 
 CALL_SECONDS_MAX = 10.0
 
@@ -186,14 +186,19 @@ class _Route:
         try:
             return await work
         except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is None or not task.cancelling():  # what it waited for was cancelled, not the call
+                await self._refuse(call, context, Unavailable("the work was cancelled", reason="WORK_CANCELLED"))
             call.code = grpc.StatusCode.DEADLINE_EXCEEDED if _is_expired(context) else grpc.StatusCode.CANCELLED
             raise
         except Exception as error:
-            fault = self._fault(error, call)
-            call.code, call.reason = status_code(fault), fault.reason
-            await abort(context, fault, request_id=call.request_id)
+            await self._refuse(call, context, self._fault(error, call))
         finally:
             self._account(call, context)
+
+    async def _refuse(self, call: Call, context: Context, fault: TollkeeperError) -> NoReturn:
+        call.code, call.reason = status_code(fault), fault.reason
+        await abort(context, fault, request_id=call.request_id)
 
     def _fault(self, error: Exception, call: Call) -> TollkeeperError:
         if isinstance(error, TollkeeperError):
