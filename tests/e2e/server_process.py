@@ -19,6 +19,7 @@ from tollkeeper import Client
 START_SECONDS = 60.0
 STOP_SECONDS = 30.0
 COMMANDS = Path(sys.executable).parent
+FREE_PORTS = {"LISTEN": "127.0.0.1:0", "METRICS_LISTEN": "127.0.0.1:0"}
 
 
 class ServerProcess:
@@ -30,9 +31,7 @@ class ServerProcess:
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
-        self.environment = environment(
-            DATA_DIR=str(data_dir), **{"LISTEN": "127.0.0.1:0", "METRICS_LISTEN": "127.0.0.1:0", **settings}
-        )
+        self.environment = environment(DATA_DIR=str(data_dir), **{**FREE_PORTS, **settings})
 
     def __enter__(self) -> Self:
         self.start()
@@ -132,6 +131,17 @@ def run(*command: str, cwd: Path | str | None = None, **settings: str) -> subpro
         timeout=START_SECONDS,
         check=False,
     )
+
+
+def refusal(*command: str, **settings: str) -> str:
+    """What the server's command says when it cannot do its work: one line without the password, and a failing code."""
+    finished = run("tollkeeper-server", *command, **{**FREE_PORTS, **settings})
+    assert finished.returncode == 1
+    assert finished.stdout == ""
+    assert finished.stderr.startswith("tollkeeper-server: ")
+    assert finished.stderr.count("\n") == 1
+    assert "hunter2" not in finished.stderr
+    return finished.stderr
 
 
 def _content(file: Any) -> str:

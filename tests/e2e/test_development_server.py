@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.server_process import ServerProcess, run
+from tests.e2e.server_process import ServerProcess, refusal
 from tollkeeper import DecisionCode
 
 
@@ -119,44 +119,33 @@ def test_a_taken_default_port_of_the_metrics_is_no_obstacle(data_dir: Path) -> N
             assert f"http://{server.metrics_address}/metrics" in server.stdout
 
 
-def refusal(data_dir: Path, **settings: str) -> str:
-    """What a server that cannot start says: one line, and a failing exit code."""
-    finished = run("tollkeeper-server", "serve", DATA_DIR=str(data_dir), **settings)
-    assert finished.returncode == 1
-    assert finished.stdout == ""
-    assert finished.stderr.startswith("tollkeeper-server: ")
-    assert finished.stderr.count("\n") == 1
-    return finished.stderr
-
-
 @pytest.mark.parametrize("setting", ["LISTEN", "METRICS_LISTEN"])
 def test_a_taken_port_is_told_in_one_line(setting: str, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        free = {"LISTEN": "127.0.0.1:0", "METRICS_LISTEN": "127.0.0.1:0"}
-        line = refusal(data_dir, **{**free, setting: address})
+        line = refusal("serve", **{"DATA_DIR": str(data_dir), setting: address})
     assert f"cannot listen on {address}: address already in use" in line
     assert f"TOLLKEEPER_{setting} names another place" in line
 
 
 def test_a_data_directory_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    line = refusal(tmp_path / "file" / "data", LISTEN="127.0.0.1:0")
+    line = refusal("serve", DATA_DIR=str(tmp_path / "file" / "data"))
     assert f"cannot write to the data directory {tmp_path}/file/data: Not a directory" in line
 
 
 def test_two_servers_never_share_a_data_directory(server: ServerProcess) -> None:
-    line = refusal(server.data_dir, LISTEN="127.0.0.1:0")
+    line = refusal("serve", DATA_DIR=str(server.data_dir))
     assert f"is in use by process {server.process.pid}" in line
 
 
 def test_lost_secrets_are_told_and_never_replaced(data_dir: Path) -> None:
     (data_dir / "postgres").mkdir(parents=True)
-    assert "secrets.env is gone" in refusal(data_dir, LISTEN="127.0.0.1:0")
+    assert "secrets.env is gone" in refusal("serve", DATA_DIR=str(data_dir))
     assert not (data_dir / "secrets.env").exists()
 
 
 def test_wrong_settings_are_told_in_one_line(data_dir: Path) -> None:
-    line = refusal(data_dir, LISTEN="50051", LOG_LEVEL="loud")
+    line = refusal("serve", DATA_DIR=str(data_dir), LISTEN="50051", LOG_LEVEL="loud")
     assert "TOLLKEEPER_LISTEN: must be host:port" in line
     assert "TOLLKEEPER_LOG_LEVEL: " in line
