@@ -10,7 +10,7 @@ from tollkeeper_server.api.convert_verification import (
 )
 from tollkeeper_server.api.errors import status_of
 from tollkeeper_server.api.handler import Call, rpc
-from tollkeeper_server.api.metadata import new_request_id
+from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, VERIFY
 from tollkeeper_server.core.caller import Caller, CallerPermission
@@ -30,7 +30,7 @@ class VerificationServicer:
     async def Verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
         """One verification."""
         # Never the id that a header gave: one request of a user may cost several verifications, each charged once.
-        call.request_id = request.request_id or new_request_id()
+        call.request_id = _id_of(request)
         decision = await self._verifier.verify(_question(request, call.caller, request_id=call.request_id))
         call.decision = decision.code
         return self._answer(decision)
@@ -39,7 +39,7 @@ class VerificationServicer:
     async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> pb.BatchVerifyResponse:
         """Many verifications; what is wrong with one is the answer to that one alone."""
         BATCH_VERIFY.check(request)
-        ids = [item.request_id or new_request_id() for item in request.requests]
+        ids = [_id_of(item) for item in request.requests]
         asked = [
             _question_or_fault(item, call.caller, request_id=request_id, at=f"requests[{index}].")
             for index, (item, request_id) in enumerate(zip(request.requests, ids, strict=True))
@@ -76,6 +76,11 @@ class VerificationServicer:
         if isinstance(outcome, TollkeeperError):
             return pb.VerifyResult(error=status_of(outcome, request_id=request_id))
         return pb.VerifyResult(response=self._answer(outcome))
+
+
+def _id_of(request: pb.VerifyRequest) -> str:
+    """The id that the request names; a new one if it names none, or one that is refused and must not be shown."""
+    return request.request_id if is_request_id(request.request_id) else new_request_id()
 
 
 def _question(request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str = "") -> Verification:
