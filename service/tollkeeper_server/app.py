@@ -168,7 +168,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
         listening = Listening(grpc=_bind(server, settings.listen, setting="LISTEN"), metrics=metrics_address)
         servers = {server: health}
         if parts.profiles is not None and settings.edge_listen is not None:
-            edge, servers[edge] = _edge_server(parts.profiles, parts.verifier, settings, gate)
+            edge, servers[edge] = _edge_server(parts, parts.profiles, settings, gate)
             listening = replace(listening, edge=_bind(edge, settings.edge_listen, setting="EDGE_LISTEN"))
         for each in servers:
             await each.start()
@@ -185,13 +185,18 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
 
 
 def _edge_server(
-    profiles: ProfileLibrary, verifier: Verifier, settings: Settings, gate: Gate
+    parts: Application, profiles: ProfileLibrary, settings: Settings, gate: Gate
 ) -> tuple[grpc.aio.Server, HealthServicer]:
     """The server for gateways, and its health to drain."""
     server = grpc.aio.server(options=SERVER_OPTIONS)
-    client_address = _client_address(settings)
     health = register_edge(
-        server, gate=gate, verifier=verifier, profiles=profiles, client_address=client_address, clock=_now
+        server,
+        gate=gate,
+        verifier=parts.verifier,
+        keys=parts.keys,
+        profiles=profiles,
+        client_address=_client_address(settings),
+        clock=_now,
     )
     return server, health
 

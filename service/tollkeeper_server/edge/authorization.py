@@ -10,11 +10,14 @@ from tollkeeper_server.api.handler import Call, rpc
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
-from tollkeeper_server.core.errors import InvalidArgument
+from tollkeeper_server.core.errors import InvalidArgument, ResourceExhausted, Unavailable
 from tollkeeper_server.edge.answers import allowed, denied, refused, undecided
-from tollkeeper_server.edge.gateway import Asked, Gateway
+from tollkeeper_server.edge.asked import Asked, wanted_by
+from tollkeeper_server.edge.creation import KeyCreator
+from tollkeeper_server.edge.gateway import Gateway
 from tollkeeper_server.edge.http_request import HttpRequest
 from tollkeeper_server.edge.library import ProfileLibrary
+from tollkeeper_server.edge.outcome import Outcome, outcome_of
 from tollkeeper_server.edge.profile import EdgeCode
 from tollkeeper_server.edge.route_context import read_context
 
@@ -26,9 +29,16 @@ class AuthorizationServicer:
     """Answers Envoy's Check in the terms of a profile."""
 
     def __init__(
-        self, *, gateway: Gateway, profiles: ProfileLibrary, clock: Callable[[], datetime], metrics: CallMetrics
+        self,
+        *,
+        gateway: Gateway,
+        creator: KeyCreator,
+        profiles: ProfileLibrary,
+        clock: Callable[[], datetime],
+        metrics: CallMetrics,
     ) -> None:
         self._gateway = gateway
+        self._creator = creator
         self._profiles = profiles
         self._clock = clock
         self._metrics = metrics
@@ -51,7 +61,7 @@ class AuthorizationServicer:
         if profile is None:
             return self._refused(call, PROFILE_UNKNOWN, "no profile is for this request")
         asked = Asked(request=http, profile=profile, context=context, caller=call.caller, request_id=call.request_id)
-        outcome = await self._gateway.decide(asked)
+        outcome = await self._outcome(asked)
         now = self._clock()
         if isinstance(outcome.code, EdgeCode):
             call.reason = outcome.code.value
@@ -59,6 +69,18 @@ class AuthorizationServicer:
         call.decision = outcome.code
         self._metrics.decided(outcome.code)
         return allowed(outcome, http, now=now) if outcome.code is DecisionCode.ALLOWED else denied(outcome, now=now)
+
+    async def _outcome(self, asked: Asked) -> Outcome:
+        """What becomes of the request. If nothing can be decided, that is an outcome where the profile answers it."""
+        wanted = wanted_by(asked)
+        try:
+            if wanted.creation is not None:
+                return await self._creator.create(asked, wanted.creation)
+            return await self._gateway.decide(asked, wanted)
+        except (Unavailable, ResourceExhausted):
+            if EdgeCode.UNAVAILABLE not in asked.profile.answers:
+                raise
+            return outcome_of(asked, EdgeCode.UNAVAILABLE)
 
     @staticmethod
     def _refused(call: Call, reason: str, message: str) -> pb.CheckResponse:

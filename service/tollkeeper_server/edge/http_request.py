@@ -19,13 +19,15 @@ _request_id = re.compile(REQUEST_ID_PATTERN).fullmatch
 class HttpRequest:
     """One request of an end client: what it asks for, with which headers, from where."""
 
-    __slots__ = ("_joined", "_separate", "host", "method", "path", "peer", "query")
+    __slots__ = ("_joined", "_separate", "body", "host", "method", "path", "peer", "query")
 
     def __init__(self, attributes: attribute_context_pb2.AttributeContext) -> None:
         http = attributes.request.http
         self.method: str = http.method
         self.host: str = _PORT.sub("", http.host).lower()
         """Without port, in lower case."""
+        self.body: bytes = http.raw_body or http.body.encode()
+        """Empty unless Envoy is set to send it."""
         self.path, _, self.query = http.path.partition("?")
         self.peer: str = attributes.source.address.socket_address.address
         """Address that the connection to Envoy came from."""

@@ -8,9 +8,13 @@ from math import ceil
 from tollkeeper_server.core.decision import MESSAGES
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.limits import LimitState
+from tollkeeper_server.edge.asked import Asked
 from tollkeeper_server.edge.credentials import Source
 from tollkeeper_server.edge.profile import EDGE_MESSAGES, PLACEHOLDERS, EdgeCode, Figure, OutcomeCode, Profile
 from tollkeeper_server.edge.templates import Values
+from tollkeeper_server.keys.commands import CreatedKey
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,6 +30,15 @@ class Outcome:
     retry_after: timedelta | None = None
     used: Sequence[Source] = ()
     """Where the API key was."""
+    created: CreatedKey | None = None
+    """The new key that was asked for."""
+    problem: str = ""
+    """What is wrong with the request, where there is more to say than the code does."""
+
+
+def outcome_of(asked: Asked, code: EdgeCode, *, problem: str = "") -> Outcome:
+    """An outcome without a key."""
+    return Outcome(code=code, profile=asked.profile, request_id=asked.request_id, problem=problem)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +76,10 @@ def limit_headers(outcome: Outcome, *, now: datetime) -> Iterable[tuple[str, str
 
 def _values(outcome: Outcome, *, now: datetime) -> Values:
     """What the placeholders of an answer stand for."""
+    if outcome.created is not None:
+        return _creation_values(outcome.created, request_id=outcome.request_id)
     values: dict[str, str | int | None] = dict.fromkeys(PLACEHOLDERS)
-    values["code"], values["message"] = outcome.code.value, _message(outcome.code)
+    values["code"], values["message"] = outcome.code.value, outcome.problem or _message(outcome.code)
     values["request_id"] = outcome.request_id
     values["header"] = outcome.profile.credential_header or None
     if outcome.key is not None:
@@ -79,6 +94,29 @@ def _values(outcome: Outcome, *, now: datetime) -> Values:
     if outcome.retry_after is not None:
         values["retry_after"] = _whole_seconds(outcome.retry_after)
     return values
+
+
+def _creation_values(created: CreatedKey, *, request_id: str) -> Values:
+    key = created.key
+    ends = key.expires_at
+    return {
+        "api_key": created.api_key,
+        "fingerprint": created.fingerprint,
+        "key_id": key.key_id,
+        "owner_id": key.owner_id,
+        "name": key.name,
+        "description": key.description,
+        "created_at": _rfc3339(key.created_at),
+        "created_at_ms": _milliseconds(key.created_at - _EPOCH),
+        "expires_at": None if ends is None else _rfc3339(ends),
+        "expires_at_ms": None if ends is None else _milliseconds(ends - _EPOCH),
+        "ttl_ms": None if ends is None else _milliseconds(ends - key.created_at),
+        "request_id": request_id,
+    }
+
+
+def _milliseconds(span: timedelta) -> int:
+    return span // timedelta(milliseconds=1)
 
 
 def _figure(limit: LimitState | None, figure: Figure, now: datetime) -> str:

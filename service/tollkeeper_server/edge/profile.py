@@ -19,6 +19,10 @@ class EdgeCode(enum.StrEnum):
     """Its path may be read in more than one way."""
     ROUTE_UNKNOWN = "ROUTE_UNKNOWN"
     """No route of the profile is for its method and path."""
+    REQUEST_INVALID = "REQUEST_INVALID"
+    """It asks for a new key in a way that is not understood."""
+    KEY_CREATED = "KEY_CREATED"
+    """It asked for a new key and got it."""
     UNAVAILABLE = "UNAVAILABLE"
     """No decision could be made."""
 
@@ -29,12 +33,23 @@ EDGE_MESSAGES: dict[EdgeCode, str] = {
     EdgeCode.CREDENTIALS_CONFLICT: "The request carries API keys that differ.",
     EdgeCode.PATH_AMBIGUOUS: "The path of the request is ambiguous.",
     EdgeCode.ROUTE_UNKNOWN: "There is nothing at this method and path.",
+    EdgeCode.REQUEST_INVALID: "The request is not understood.",
+    EdgeCode.KEY_CREATED: "The key was created.",
     EdgeCode.UNAVAILABLE: "The request could not be checked. Try again.",
 }
 
 PLACEHOLDER_NUMBERS = frozenset({"limit", "remaining", "reset", "retry_after"})
 PLACEHOLDERS = PLACEHOLDER_NUMBERS | {"key_id", "expired_at", "header", "message", "code", "request_id"}
 """What answers may speak of."""
+
+CREATION_NUMBERS = frozenset({"created_at_ms", "expires_at_ms", "ttl_ms"})
+CREATION_PLACEHOLDERS = CREATION_NUMBERS | {
+    *("api_key", "fingerprint", "key_id", "owner_id", "name", "description", "created_at", "expires_at", "request_id")
+}
+"""What the answer with a new key may speak of."""
+
+CREATION_CODES = frozenset({EdgeCode.KEY_CREATED, EdgeCode.REQUEST_INVALID})
+"""Answered only where keys are created."""
 
 
 class Figure(enum.StrEnum):
@@ -95,7 +110,7 @@ class Profile:
     """The first that matches counts. Without any, every path is allowed and wants nothing."""
     limit_headers: LimitHeaders
     answers: Mapping[OutcomeCode, Answer] = field(repr=False)
-    """One for each code that is not ALLOWED; only UNAVAILABLE may be missing."""
+    """One for each code but ALLOWED. UNAVAILABLE may be missing, and CREATION_CODES where no keys are created."""
 
     @property
     def credential_header(self) -> str:

@@ -1,9 +1,10 @@
 """Reads profiles from YAML: the format, and every rule that a profile has to keep."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tollkeeper_server.core.credential import PREFIX_DEFAULT, PREFIX_PATTERN, length_bounds
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.limits import AMOUNT_MAX
 from tollkeeper_server.edge.credentials import CookieSource, HeaderSource, KeyShape, QuerySource, Source
@@ -20,6 +21,9 @@ from tollkeeper_server.edge.document import (
     text,
 )
 from tollkeeper_server.edge.profile import (
+    CREATION_CODES,
+    CREATION_NUMBERS,
+    CREATION_PLACEHOLDERS,
     PLACEHOLDER_NUMBERS,
     PLACEHOLDERS,
     Answer,
@@ -30,7 +34,7 @@ from tollkeeper_server.edge.profile import (
     OutcomeCode,
     Profile,
 )
-from tollkeeper_server.edge.routes import ONE_REQUEST, PathTemplate, Route
+from tollkeeper_server.edge.routes import ONE_REQUEST, KeyCreation, PathTemplate, Route
 from tollkeeper_server.edge.templates import NO_TEXT, BodyTemplate, TemplateError, TextTemplate
 
 _CODES: dict[str, OutcomeCode] = {
@@ -38,7 +42,7 @@ _CODES: dict[str, OutcomeCode] = {
 }
 _NO_ITEMS: tuple[Any, ...] = ()
 _NO_ENTRIES: Mapping[Any, Any] = {}
-_OPTIONAL_CODES = {EdgeCode.UNAVAILABLE}
+_OPTIONAL_CODES = CREATION_CODES | {EdgeCode.UNAVAILABLE}
 _JSON = TextTemplate.compile("application/json", known=())
 _RESERVED_HEADERS = frozenset({"content-length", "transfer-encoding", "connection", "host"})
 
@@ -47,8 +51,11 @@ _tenant = matching(r"[a-z0-9][a-z0-9_-]{0,63}", 'a tenant: 1 to 64 of a-z, 0-9, 
 _host = matching(r"\*|(?:\*\.)?[a-z0-9-]+(?:\.[a-z0-9-]+)*", 'a host name in lower case, "*." and a domain, or "*"')
 _token = matching(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}", "a name as HTTP allows it, without spaces and colons")
 _method = matching(r"[A-Z]{1,20}", "a method in capitals, as POST")
-_prefix = matching(r"[A-Za-z][A-Za-z0-9_-]{0,19}", 'the start of API keys without their last "_", as ila')
+_prefix = matching(PREFIX_PATTERN.pattern, 'the start of API keys without their last "_", as ila')
 _permission = matching(r"[A-Za-z0-9_./:-]{1,64}", 'a permission: 1 to 64 of A-Z, a-z, 0-9, "_", "-", ".", "/" and ":"')
+_resource = matching(
+    r"[A-Za-z0-9_.*/:-]{1,128}", 'a resource: 1 to 128 of A-Z, a-z, 0-9, "_", "-", ".", "*", "/" and ":"'
+)
 _unit = matching(r"[a-z0-9_.-]{1,32}", 'a unit: 1 to 32 of a-z, 0-9, "_", "-" and "."')
 _limit_figure = matching(
     rf"[a-z0-9][a-z0-9_.-]{{0,63}}\.({'|'.join(Figure)})",
@@ -64,7 +71,7 @@ def read_profile(path: Path, *, name: str) -> Profile:
 
 def _profile(value: Value) -> Profile:
     with Section(value) as section:
-        return Profile(
+        profile = Profile(
             name=section.need("profile", _name, ""),
             tenant_id=section.take("tenant", _tenant, ""),
             hosts=section.take("hosts", sequence(_host, at_most=100), _NO_ITEMS),
@@ -74,6 +81,10 @@ def _profile(value: Value) -> Profile:
             limit_headers=section.take("limit_headers", _limit_headers, LimitHeaders()),
             answers=section.need("answers", _answers, _NO_ENTRIES),
         )
+        missing = sorted(CREATION_CODES - profile.answers.keys())
+        if missing and any(route.creation for route in profile.routes):
+            section.fault(f"keys are created and nothing answers {', '.join(missing)}; add answers", at="answers")
+        return profile
 
 
 def _source(value: Value) -> Source:
@@ -107,6 +118,20 @@ def _route(value: Value) -> Route:
             resource=section.take("resource", _template(path.names), NO_TEXT),
             permissions=section.take("permissions", sequence(_permission, at_most=32), _NO_ITEMS),
             charges=section.take("charges", mapping(_unit, integer(0, AMOUNT_MAX), at_most=16), ONE_REQUEST),
+            creation=section.take("create_key", _creation, None),
+        )
+
+
+def _creation(value: Value) -> KeyCreation | None:
+    with Section(value) as section:
+        prefix = section.take("prefix", _prefix, PREFIX_DEFAULT)
+        shortest, longest = length_bounds(prefix)
+        return KeyCreation(
+            prefix=prefix,
+            length=section.take("length", integer(shortest, longest), 0),
+            permissions=section.take("permissions", sequence(_permission, at_most=100), _NO_ITEMS),
+            resources=section.take("resources", sequence(_resource, at_most=100), _NO_ITEMS),
+            ttl_parameter=section.take("ttl_parameter", _token, ""),
         )
 
 
@@ -148,33 +173,41 @@ def _answers(value: Value) -> Mapping[OutcomeCode, Answer]:
 
 def _answer(value: Value) -> tuple[Sequence[OutcomeCode], Answer]:
     with Section(value) as section:
-        codes = section.need("codes", sequence(_code, at_least=1, at_most=len(_CODES)), _NO_ITEMS)
-        body = section.take("body", _body, None)
-        headers = section.take("headers", mapping(_token, _template(PLACEHOLDERS), at_most=32), _NO_ENTRIES)
+        named = section.need("codes", sequence(_code, at_least=1, at_most=len(_CODES)), _NO_ITEMS)
+        codes = [_CODES[code] for code in named if code]
+        creates = EdgeCode.KEY_CREATED in codes
+        if creates and len(codes) > 1:
+            section.fault(
+                f"{EdgeCode.KEY_CREATED} shares its answer with no other code; give it one of its own", at="codes"
+            )
+        known, numbers = (CREATION_PLACEHOLDERS, CREATION_NUMBERS) if creates else (PLACEHOLDERS, PLACEHOLDER_NUMBERS)
+        body = section.take("body", _body(known, numbers), None)
+        headers = section.take("headers", mapping(_token, _template(known), at_most=32), _NO_ENTRIES)
         reserved = sorted(_RESERVED_HEADERS & {name.lower() for name in headers})
         if reserved:
             section.fault(f"{', '.join(reserved)} belong to HTTP itself; remove them", at="headers")
         described = {"content-type": _JSON} if body else {}
         described |= {name.lower(): template for name, template in headers.items()}
-        answer = Answer(
-            status=section.need("status", integer(400, 599), 0), headers=tuple(described.items()), body=body
-        )
-    return [_CODES[code] for code in codes if code], answer
+        status = section.need("status", integer(200, 299) if creates else integer(400, 599), 0)
+    return codes, Answer(status=status, headers=tuple(described.items()), body=body)
 
 
-def _body(value: Value) -> BodyTemplate | None:
-    try:
-        return BodyTemplate.compile(text(value), known=PLACEHOLDERS, numbers=PLACEHOLDER_NUMBERS)
-    except TemplateError as error:
-        value.fault(f"body {error}")
-        return None
+def _body(known: Collection[str], numbers: Collection[str]) -> Read[BodyTemplate | None]:
+    def read(value: Value) -> BodyTemplate | None:
+        try:
+            return BodyTemplate.compile(text(value), known=known, numbers=numbers)
+        except TemplateError as error:
+            value.fault(f"body {error}")
+            return None
+
+    return read
 
 
 def _header_text(value: Value) -> str:
     return matching(r"[\x20-\x7e]{1,256}", "printable ASCII")(value)
 
 
-def _template(known: Sequence[str] | frozenset[str]) -> Read[TextTemplate]:
+def _template(known: Collection[str]) -> Read[TextTemplate]:
     def read(value: Value) -> TextTemplate:
         try:
             return TextTemplate.compile(_header_text(value), known=known)

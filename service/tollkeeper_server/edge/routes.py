@@ -73,6 +73,19 @@ class PathTemplate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeyCreation:
+    """What keys a route creates for those who may create keys."""
+
+    prefix: str
+    length: int
+    """0 means the default for the prefix."""
+    permissions: tuple[str, ...]
+    resources: tuple[str, ...]
+    ttl_parameter: str
+    """Parameter of the query that says how long a key lives, as 12h; empty if they live forever."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """What requests of some methods to some paths want."""
 
@@ -83,6 +96,8 @@ class Route:
     permissions: tuple[str, ...] = ()
     charges: Mapping[str, int] = field(default_factory=lambda: ONE_REQUEST)
     """Amount by unit; empty charges nothing."""
+    creation: KeyCreation | None = None
+    """Requests are answered with a new key, and go to no upstream."""
 
 
 ANY_ROUTE = Route(path=PathTemplate.compile("/**"))

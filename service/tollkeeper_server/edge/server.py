@@ -13,9 +13,11 @@ from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.server import generic_handler
 from tollkeeper_server.edge.authorization import AuthorizationServicer
 from tollkeeper_server.edge.client_address import ClientAddress
+from tollkeeper_server.edge.creation import KeyCreator
 from tollkeeper_server.edge.gateway import Gateway
 from tollkeeper_server.edge.library import ProfileLibrary
 from tollkeeper_server.edge.rate_limits import RateLimitServicer
+from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.verify.verifier import Verifier
 
 AUTHORIZATION_SERVICE = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"]
@@ -27,15 +29,19 @@ def register_edge(
     *,
     gate: Gate,
     verifier: Verifier,
+    keys: KeyService,
     profiles: ProfileLibrary,
     client_address: ClientAddress,
     clock: Callable[[], datetime],
 ) -> HealthServicer:
     """Put the services onto ``server``, all but health behind ``gate``; whoever calls has health to drain."""
-    gateway = Gateway(verifier=verifier, client_address=client_address)
     servicers = {
         AUTHORIZATION_SERVICE: AuthorizationServicer(
-            gateway=gateway, profiles=profiles, clock=clock, metrics=gate.metrics
+            gateway=Gateway(verifier=verifier, client_address=client_address),
+            creator=KeyCreator(keys=keys, authenticator=gate.authenticator, client_address=client_address),
+            profiles=profiles,
+            clock=clock,
+            metrics=gate.metrics,
         ),
         RATE_LIMIT_SERVICE: RateLimitServicer(verifier=verifier, profiles=profiles, clock=clock),
     }
