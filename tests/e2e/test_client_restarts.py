@@ -46,6 +46,7 @@ async def load(client: AsyncClient, *, api_key: str, key_id: str) -> AsyncIterat
                 outcomes[str(error)] += 1
             else:
                 outcomes["ok"] += 1
+            await asyncio.sleep(0.005)  # leave the servers that start some of the processor
 
     async with asyncio.TaskGroup() as callers:
         for number in range(CALLERS):
