@@ -33,6 +33,10 @@ from tollkeeper_server.settings import PREFIX, Address, Settings, StoreUrls
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.storage.redis import Redis
+from tollkeeper_server.usage.flusher import UsageFlusher
+from tollkeeper_server.usage.recorder import UsageRecorder
+from tollkeeper_server.usage.service import UsageService
+from tollkeeper_server.usage.upkeep import UsageUpkeep
 from tollkeeper_server.verify.callers import CallerAuthenticator
 from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.replica import Replica
@@ -67,6 +71,7 @@ class Application:
     """The parts that serve calls, connected to their stores."""
 
     keys: KeyService
+    usage: UsageService
     verifier: Verifier
     authenticator: CallerAuthenticator
     profiles: ProfileLibrary | None
@@ -107,13 +112,28 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         stack.push_async_callback(directory.close)
         charger = Charger(rates=Rates(RateStore(redis)))
         stack.push_async_callback(charger.close)
-        verifier = Verifier(directory=directory, charger=charger, clock=_now)
+        usage = UsageRecorder()
+        await stack.enter_async_context(_counting(usage, postgres))
+        verifier = Verifier(directory=directory, charger=charger, usage=usage, clock=_now)
         yield Application(
             keys=KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now),
+            usage=UsageService(postgres=postgres, clock=_now),
             verifier=verifier,
             authenticator=CallerAuthenticator(verifier),
             profiles=await stack.enter_async_context(_profiles(settings)),
         )
+
+
+@contextlib.asynccontextmanager
+async def _counting(usage: UsageRecorder, postgres: Postgres) -> AsyncIterator[None]:
+    """Store what is counted during the block, the last of it at its end, and keep what is stored in shape."""
+    flusher = UsageFlusher(usage, postgres=postgres)
+    upkeep = UsageUpkeep(postgres=postgres, clock=_now)
+    try:
+        async with _background(flusher.run(), name="usage"), _background(upkeep.run(), name="usage_upkeep"):
+            yield
+    finally:
+        await flusher.close()
 
 
 @contextlib.asynccontextmanager
@@ -162,6 +182,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             gate=gate,
             verifier=parts.verifier,
             keys=parts.keys,
+            usage=parts.usage,
             clock=_now,
             with_reflection=settings.serves_reflection,
         )

@@ -99,6 +99,7 @@ async def api_on(postgres_url: str, redis_url: str, **gate: Any) -> AsyncIterato
             gate=Gate(authenticator=parts.authenticator, metrics=CallMetrics(registry), log=log, **gate),  # type: ignore[arg-type]
             verifier=parts.verifier,
             keys=parts.keys,
+            usage=parts.usage,
             clock=lambda: datetime.now(UTC),
             with_reflection=True,
         )

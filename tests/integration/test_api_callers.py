@@ -36,7 +36,17 @@ NEEDED = {
     "ListFindings": "tollkeeper:usage.read",
     "ListAuditEvents": "tollkeeper:audit.read",
 }
-AVAILABLE = {"Verify", "BatchVerify", "CheckQuota", "CreateKey", "GetKey", "ListKeys", "RevokeKey"}
+AVAILABLE = {
+    "Verify",
+    "BatchVerify",
+    "CheckQuota",
+    "CreateKey",
+    "GetKey",
+    "ListKeys",
+    "RevokeKey",
+    "GetUsage",
+    "ListFindings",
+}
 
 
 @pytest.fixture

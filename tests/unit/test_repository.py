@@ -21,8 +21,9 @@ KNOWS = {
     "storage": {"core", "startup"},
     "keys": {"core", "startup", "storage"},
     "quota": {"core", "startup", "storage"},
-    "verify": {"core", "startup", "storage", "keys", "quota"},
-    "api": {"core", "keys", "quota", "verify"},
+    "usage": {"core", "startup", "storage", "keys"},
+    "verify": {"core", "startup", "storage", "keys", "quota", "usage"},
+    "api": {"core", "keys", "quota", "usage", "verify"},
     "edge": {"core", "keys", "quota", "verify", "api"},
     "settings": {"core", "startup"},
     "embedded": {"startup", "settings"},
@@ -36,7 +37,7 @@ AT_HOME = {
     ("redis",): {"storage", "quota", "embedded"},
     ("pydantic", "pydantic_settings"): {"settings"},
     ("typer",): {"cli"},
-    ("prometheus_client",): {"api", "app", "storage", "keys", "verify", "quota"},
+    ("prometheus_client",): {"api", "app", "storage", "keys", "verify", "quota", "usage"},
 }
 """Which parts may know a library at all, so that its types stay there."""
 

@@ -17,6 +17,7 @@ from tollkeeper_server.api.keys import KeyServicer
 from tollkeeper_server.api.usage import UsageServicer
 from tollkeeper_server.api.verification import VerificationServicer
 from tollkeeper_server.keys.service import KeyService
+from tollkeeper_server.usage.service import UsageService
 from tollkeeper_server.verify.verifier import Verifier
 
 VERIFICATION_SERVICE = verification_service_pb2.DESCRIPTOR.services_by_name["VerificationService"]
@@ -36,6 +37,7 @@ def register(
     gate: Gate,
     verifier: Verifier,
     keys: KeyService,
+    usage: UsageService,
     clock: Callable[[], datetime],
     with_reflection: bool,
 ) -> HealthServicer:
@@ -43,7 +45,7 @@ def register(
     servicers = {
         VERIFICATION_SERVICE: VerificationServicer(verifier=verifier, metrics=gate.metrics),
         KEY_SERVICE: KeyServicer(keys=keys, clock=clock),
-        USAGE_SERVICE: UsageServicer(),
+        USAGE_SERVICE: UsageServicer(usage=usage),
         AUDIT_SERVICE: AuditServicer(),
     }
     if with_reflection:

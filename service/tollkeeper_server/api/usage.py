@@ -1,11 +1,32 @@
 """UsageService: who uses what."""
 
-from tollkeeper_server.api import not_yet
+from tollkeeper.v1 import usage_service_pb2 as pb
+from tollkeeper_server.api.convert_usage import (
+    finding_page_response,
+    get_usage_from,
+    list_findings_from,
+    usage_response,
+)
+from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.validation import GET_USAGE, LIST_FINDINGS
 from tollkeeper_server.core.caller import CallerPermission
+from tollkeeper_server.usage.service import UsageService
 
 
 class UsageServicer:
-    """Reads usage."""
+    """Checks and converts what is asked about usage; the UsageService reads it."""
 
-    GetUsage = not_yet.unary_rpc(CallerPermission.USAGE_READ)
-    ListFindings = not_yet.unary_rpc(CallerPermission.USAGE_READ)
+    def __init__(self, *, usage: UsageService) -> None:
+        self._usage = usage
+
+    @rpc(CallerPermission.USAGE_READ)
+    async def GetUsage(self, request: pb.GetUsageRequest, call: Call) -> pb.GetUsageResponse:
+        """Read the usage of a key or an owner."""
+        GET_USAGE.check(request)
+        return usage_response(await self._usage.get_usage(call.caller, get_usage_from(request)))
+
+    @rpc(CallerPermission.USAGE_READ)
+    async def ListFindings(self, request: pb.ListFindingsRequest, call: Call) -> pb.ListFindingsResponse:
+        """Read a page of what was unusual."""
+        LIST_FINDINGS.check(request)
+        return finding_page_response(await self._usage.list_findings(call.caller, list_findings_from(request)))

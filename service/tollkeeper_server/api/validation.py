@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from tollkeeper.v1 import key_pb2, key_service_pb2, limit_pb2, verification_service_pb2
+from tollkeeper.v1 import key_pb2, key_service_pb2, limit_pb2, usage_service_pb2, verification_service_pb2
 from tollkeeper_server.api import fields
 from tollkeeper_server.api.rules import (
     NONE,
@@ -175,4 +175,30 @@ REVOKE_KEY = Rules(
         "request_id": fields.request_id,
     },
     across=[exactly_one("subject", "key_id and api_key")],
+)
+
+GET_USAGE = Rules(
+    usage_service_pb2.GetUsageRequest,
+    {
+        "key_id": fields.key_id,
+        "owner_id": fields.owner_id,
+        "start_time": moment,
+        "end_time": moment,  # how far behind `start_time` depends on the clock where either is absent
+        "granularity": one_of(usage_service_pb2.UsageGranularity.values(), "MINUTE, HOUR or DAY, or unset"),
+        "tenant_id": fields.tenant_id,
+    },
+    across=[exactly_one("subject", "key_id and owner_id")],
+)
+
+LIST_FINDINGS = Rules(
+    usage_service_pb2.ListFindingsRequest,
+    {
+        "key_id": fields.key_id,
+        "owner_id": fields.owner_id,
+        "start_time": moment,
+        "end_time": moment,
+        "page_size": between(0, INT32_MAX),
+        "page_token": matching(r"[A-Za-z0-9_=-]{0,512}", "must be empty, or the next_page_token of the page before"),
+        "tenant_id": fields.tenant_id,
+    },
 )

@@ -27,6 +27,7 @@ class CallerAuthenticator:
                 tenant_id=None,
                 use=Use(client_ip=ip_address(address) if address else None),
                 charges={},
+                by_caller=True,
             )
         )
         if not decision.allowed:

@@ -15,7 +15,9 @@ from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.policy import Use, judge
+from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.directory import KeyDirectory
 
 
@@ -31,7 +33,9 @@ class Verification:
     charges: Mapping[str, int]
     """Amount by unit; empty charges nothing and looks at no limit."""
     consume: bool = True
-    """False decides as if the charge were made, and charges nothing."""
+    """False decides as if the charge were made, charges nothing and leaves no trace in the usage."""
+    by_caller: bool = False
+    """The API key is that of a caller of this server: its use is noted, and counts as no verification."""
     min_revision: int = 0
     request_id: str = ""
 
@@ -52,9 +56,12 @@ class Verifier:
     Every method raises Unavailable or ResourceExhausted if a store that the answer needs does not answer.
     """
 
-    def __init__(self, *, directory: KeyDirectory, charger: Charger, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, *, directory: KeyDirectory, charger: Charger, usage: UsageRecorder, clock: Callable[[], datetime]
+    ) -> None:
         self._directory = directory
         self._charger = charger
+        self._usage = usage
         self._clock = clock
 
     async def verify(self, verification: Verification) -> Decision:
@@ -70,14 +77,20 @@ class Verifier:
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
         if found.revision < verification.min_revision:
             raise Unavailable("min_revision has not reached this server", reason="REVISION_NOT_REACHED")
+        secret = found.record
+        if secret is None or verification.tenant_id not in (None, secret.key.tenant_id):
+            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
         now = self._clock()
         key = found.key_at(now)
-        if key is None or verification.tenant_id not in (None, key.tenant_id):
+        if key is None:
+            self._record(secret, DecisionCode.KEY_INVALID, verification, now)
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
         code = judge(key, verification.use, now=now)
         if code is not DecisionCode.ALLOWED or not verification.charges:
+            self._record(secret, code, verification, now)
             return Decision(code=code, key=key, revision=found.revision, request_id=request_id)
         outcome = await self._charger.charge(key, charges=verification.charges, consume=verification.consume)
+        self._record(secret, outcome.code, verification, now)
         return Decision(
             code=outcome.code,
             key=key,
@@ -116,12 +129,25 @@ class Verifier:
         if key is None or tenant_id not in (None, key.tenant_id):
             raise NotFound("there is no such key", reason="KEY_NOT_FOUND")
         outcome = await self._charger.charge(key, charges=charges, consume=consume)
+        if consume and outcome.code is DecisionCode.ALLOWED:
+            self._usage.record_charge(key, charges=charges, now=self._clock())
         return QuotaReport(
             code=outcome.code,
             limits=outcome.limits,
             retry_after=outcome.retry_after,
             degradations=outcome.degradations,
         )
+
+    def _record(self, secret: SecretRecord, code: DecisionCode, verification: Verification, now: datetime) -> None:
+        client_ip = verification.use.client_ip
+        if not verification.consume:
+            return
+        if code is DecisionCode.KEY_INVALID:
+            self._usage.record_ended(secret, now=now)
+        elif verification.by_caller:
+            self._usage.record_caller(secret, client_ip=client_ip, now=now)
+        else:
+            self._usage.record(secret, code=code, charges=verification.charges, client_ip=client_ip, now=now)
 
     async def _known(self, *, key_id: str, api_key: str) -> Key | None:
         if key_id:

@@ -1,0 +1,1 @@
+"""Who uses what: counted in memory, kept in buckets of time, and watched for the unusual."""
