@@ -248,9 +248,10 @@ def _prefix(death_signal: signal.Signals, *, user: int | None = None) -> list[st
         return []
     options = [f"--pdeathsig={death_signal.name.removeprefix('SIG')}"]
     if must_change_user:
-        # The capability lets it reach its own files below directories that only root may enter.
+        # The capability lets it reach its own files below directories that only root may enter; without the fixup it
+        # would not count in access(2), by which initdb looks for the server's binary.
         options += [f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-        options += ["--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
+        options += ["--securebits=+no_setuid_fixup", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"]
     return [setpriv, *options, "--"]
 
 
