@@ -55,6 +55,12 @@ def http_filters(config: Config, listener: str) -> list[Config]:
     return filters
 
 
+def virtual_hosts(config: Config) -> list[Config]:
+    """The public APIs."""
+    hosts: list[Config] = connection_manager(config, "public")["route_config"]["virtual_hosts"]
+    return hosts
+
+
 def ext_authz(config: Config) -> Config:
     """The filter that asks Tollkeeper."""
     filter_config: Config = _named(http_filters(config, "public"), "envoy.filters.http.ext_authz")["typed_config"]

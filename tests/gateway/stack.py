@@ -1,6 +1,8 @@
 """Tollkeeper, a real Envoy configured as it is shipped, and an upstream: the whole way of a request."""
 
 import contextlib
+import dataclasses
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ from tests.gateway.upstream import Upstream
 from tollkeeper import Client
 
 PROFILES = ROOT / "service" / "profiles"
+TEST_PROFILES = Path(__file__).parent / "profiles"
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,8 @@ class PublicApis:
     client: Client
     """Of Tollkeeper, as root."""
     service_key_file: Path
+    profiles: Path
+    """The directory that the server follows."""
 
     def ask(
         self, api: str, path: str | bytes, *, method: str = "GET", headers: Headers = (), body: bytes = b""
@@ -46,7 +51,9 @@ def public_apis() -> Iterator[PublicApis]:
     """Start everything, on free ports."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-tests-")))
-        server = stack.enter_context(edge_server(directory / "data"))
+        profiles = shutil.copytree(PROFILES, directory / "profiles")
+        shutil.copytree(TEST_PROFILES, profiles, dirs_exist_ok=True)
+        server = stack.enter_context(edge_server(directory / "data", PROFILES=str(profiles)))
         client = stack.enter_context(server.client())
         upstream = stack.enter_context(Upstream())
         service_key_file = directory / "service-key"
@@ -60,7 +67,7 @@ def public_apis() -> Iterator[PublicApis]:
             },
         )
         envoy = stack.enter_context(EnvoyProcess(config))
-        yield PublicApis(server, envoy, upstream, client, service_key_file)
+        yield PublicApis(server, envoy, upstream, client, service_key_file, profiles)
 
 
 @contextlib.contextmanager
@@ -76,7 +83,7 @@ def another_envoy(apis: PublicApis, change: Callable[[Config], None]) -> Iterato
     )
     change(config)
     with EnvoyProcess(config) as envoy:
-        yield PublicApis(apis.server, envoy, apis.upstream, apis.client, apis.service_key_file)
+        yield dataclasses.replace(apis, envoy=envoy)
 
 
 def edge_server(data_dir: Path, **settings: str) -> ServerProcess:

@@ -37,14 +37,17 @@ class HttpRequest:
     def values(self, name: str) -> Sequence[str]:
         """All values of the header ``name`` (in lower case), in order; UNREADABLE for those that are not UTF-8.
 
-        Unless Envoy sends raw headers, it joins repeated ones by commas. So a comma there always parts two values.
+        Envoy joins repeated headers by commas: all of them, or with raw headers still some. So a comma always parts two
+        values here.
         """
         if self._separate is not None:
-            return self._separate.get(name, ())
-        value = self._joined.get(name)
-        if value is None:
-            return ()
-        return [part.strip(" \t") for part in value.split(",")] if "," in value else (value,)
+            lines: Sequence[str] = self._separate.get(name, ())
+        else:
+            line = self._joined.get(name)
+            lines = () if line is None else (line,)
+        if not any("," in line for line in lines):
+            return lines
+        return [value.strip(" \t") for line in lines for value in line.split(",")]
 
     def query_values(self, name: str) -> Iterator[str]:
         """All values of the query parameter ``name``, decoded; UNREADABLE for those that are not UTF-8.
