@@ -55,6 +55,8 @@ class KeyServicer:
     DisableKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
     EnableKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
     RotateKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
+    EndOverlap = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
+    ReportLeakedKeys = not_yet.unary_rpc(None)
 
     @rpc(CallerPermission.KEYS_WRITE)
     async def RevokeKey(self, request: pb.RevokeKeyRequest, call: Call) -> pb.RevokeKeyResponse:

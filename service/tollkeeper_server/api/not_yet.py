@@ -9,7 +9,7 @@ from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.errors import Unimplemented
 
 
-def unary_rpc(permission: CallerPermission) -> Handler:
+def unary_rpc(permission: CallerPermission | None) -> Handler:
     """Answers an RPC that is not there yet."""
 
     @rpc(permission)

@@ -90,6 +90,30 @@ REVOKE_REASON_POLICY_VIOLATION: RevokeReason.ValueType  # 5
 """Used against the rules."""
 Global___RevokeReason: _TypeAlias = RevokeReason  # noqa: Y015
 
+class _Secret:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _SecretEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Secret.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    SECRET_UNSPECIFIED: _Secret.ValueType  # 0
+    """No API key was proven."""
+    SECRET_CURRENT: _Secret.ValueType  # 1
+    """The one that the key was created with, or was last given by RotateKey."""
+    SECRET_OLD: _Secret.ValueType  # 2
+    """The one before it, during the overlap of a rotation."""
+
+class Secret(_Secret, metaclass=_SecretEnumTypeWrapper):
+    """Which of a key's API keys was shown."""
+
+SECRET_UNSPECIFIED: Secret.ValueType  # 0
+"""No API key was proven."""
+SECRET_CURRENT: Secret.ValueType  # 1
+"""The one that the key was created with, or was last given by RotateKey."""
+SECRET_OLD: Secret.ValueType  # 2
+"""The one before it, during the overlap of a rotation."""
+Global___Secret: _TypeAlias = Secret  # noqa: Y015
+
 @_typing.final
 class Key(_message.Message):
     """The record about an API key. Never carries the API key itself."""
@@ -120,6 +144,7 @@ class Key(_message.Message):
     ROTATION_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    API_KEY_CREATED_AT_FIELD_NUMBER: _builtins.int
     key_id: _builtins.str
     """Stable identifier, "key_" and 22 letters or digits; later keys sort after earlier ones. Output only."""
     tenant_id: _builtins.str
@@ -196,6 +221,10 @@ class Key(_message.Message):
     def rotation(self) -> Global___Rotation:
         """The overlap of a rotation; absent outside one. Output only."""
 
+    @_builtins.property
+    def api_key_created_at(self) -> _timestamp_pb2.Timestamp:
+        """When its current API key was made: at creation, by ImportKeys, or by the last RotateKey. Output only."""
+
     def __init__(
         self,
         *,
@@ -223,10 +252,11 @@ class Key(_message.Message):
         rotation: Global___Rotation | None = ...,
         revision: _builtins.int = ...,
         etag: _builtins.str = ...,
+        api_key_created_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "metadata", b"metadata", "revoked_at", b"revoked_at", "rotation", b"rotation", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_created_at", b"api_key_created_at", "created_at", b"created_at", "expires_at", b"expires_at", "last_used_at", b"last_used_at", "metadata", b"metadata", "revoked_at", b"revoked_at", "rotation", b"rotation", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_cidrs", b"allowed_cidrs", "api_key_hint", b"api_key_hint", "created_at", b"created_at", "created_by", b"created_by", "description", b"description", "environment", b"environment", "etag", b"etag", "expires_at", b"expires_at", "key_id", b"key_id", "last_used_at", b"last_used_at", "limits", b"limits", "metadata", b"metadata", "name", b"name", "owner_id", b"owner_id", "permissions", b"permissions", "resources", b"resources", "revision", b"revision", "revoke_reason", b"revoke_reason", "revoked_at", b"revoked_at", "rotation", b"rotation", "state", b"state", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed_cidrs", b"allowed_cidrs", "api_key_created_at", b"api_key_created_at", "api_key_hint", b"api_key_hint", "created_at", b"created_at", "created_by", b"created_by", "description", b"description", "environment", b"environment", "etag", b"etag", "expires_at", b"expires_at", "key_id", b"key_id", "last_used_at", b"last_used_at", "limits", b"limits", "metadata", b"metadata", "name", b"name", "owner_id", b"owner_id", "permissions", b"permissions", "resources", b"resources", "revision", b"revision", "revoke_reason", b"revoke_reason", "revoked_at", b"revoked_at", "rotation", b"rotation", "state", b"state", "tenant_id", b"tenant_id", "updated_at", b"updated_at", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

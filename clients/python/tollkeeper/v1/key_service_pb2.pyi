@@ -50,6 +50,30 @@ PROPAGATION_PENDING: Propagation.ValueType  # 2
 """That could not be confirmed in time; it holds from `effective_at` on."""
 Global___Propagation: _TypeAlias = Propagation  # noqa: Y015
 
+class _LeakedKeyOutcome:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _LeakedKeyOutcomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LeakedKeyOutcome.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    LEAKED_KEY_OUTCOME_UNSPECIFIED: _LeakedKeyOutcome.ValueType  # 0
+    """Never sent."""
+    LEAKED_KEY_OUTCOME_REVOKED: _LeakedKeyOutcome.ValueType  # 1
+    """Its key is revoked, now or before."""
+    LEAKED_KEY_OUTCOME_NOT_OURS: _LeakedKeyOutcome.ValueType  # 2
+    """It proves no key of this server; nothing else is told of it."""
+
+class LeakedKeyOutcome(_LeakedKeyOutcome, metaclass=_LeakedKeyOutcomeEnumTypeWrapper):
+    """What became of a leaked key."""
+
+LEAKED_KEY_OUTCOME_UNSPECIFIED: LeakedKeyOutcome.ValueType  # 0
+"""Never sent."""
+LEAKED_KEY_OUTCOME_REVOKED: LeakedKeyOutcome.ValueType  # 1
+"""Its key is revoked, now or before."""
+LEAKED_KEY_OUTCOME_NOT_OURS: LeakedKeyOutcome.ValueType  # 2
+"""It proves no key of this server; nothing else is told of it."""
+Global___LeakedKeyOutcome: _TypeAlias = LeakedKeyOutcome  # noqa: Y015
+
 @_typing.final
 class CreateKeyRequest(_message.Message):
     """A new key."""
@@ -231,6 +255,7 @@ class ImportKey(_message.Message):
     SHA256_HEX_FIELD_NUMBER: _builtins.int
     SHA256_BASE64URL_FIELD_NUMBER: _builtins.int
     SHA512_HEX_FIELD_NUMBER: _builtins.int
+    HMAC_SHA256_FIELD_NUMBER: _builtins.int
     raw_api_key: _builtins.str
     """The API key itself, 16 to 4096 bytes, of any shape."""
     sha256_hex: _builtins.str
@@ -243,6 +268,10 @@ class ImportKey(_message.Message):
     def key(self) -> Global___CreateKeyRequest:
         """Its record; `prefix`, `length`, `request_id` and `tenant_id` stay empty."""
 
+    @_builtins.property
+    def hmac_sha256(self) -> Global___HmacDigest:
+        """Its HMAC-SHA-256 under a pepper that this server has as well."""
+
     def __init__(
         self,
         *,
@@ -251,16 +280,43 @@ class ImportKey(_message.Message):
         sha256_hex: _builtins.str = ...,
         sha256_base64url: _builtins.str = ...,
         sha512_hex: _builtins.str = ...,
+        hmac_sha256: Global___HmacDigest | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "key", b"key", "raw_api_key", b"raw_api_key", "sha256_base64url", b"sha256_base64url", "sha256_hex", b"sha256_hex", "sha512_hex", b"sha512_hex"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "hmac_sha256", b"hmac_sha256", "key", b"key", "raw_api_key", b"raw_api_key", "sha256_base64url", b"sha256_base64url", "sha256_hex", b"sha256_hex", "sha512_hex", b"sha512_hex"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "key", b"key", "raw_api_key", b"raw_api_key", "sha256_base64url", b"sha256_base64url", "sha256_hex", b"sha256_hex", "sha512_hex", b"sha512_hex"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "hmac_sha256", b"hmac_sha256", "key", b"key", "raw_api_key", b"raw_api_key", "sha256_base64url", b"sha256_base64url", "sha256_hex", b"sha256_hex", "sha512_hex", b"sha512_hex"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["raw_api_key", "sha256_hex", "sha256_base64url", "sha512_hex"]  # noqa: Y015
+    _WhichOneofReturnType_credential: _TypeAlias = _typing.Literal["raw_api_key", "sha256_hex", "sha256_base64url", "sha512_hex", "hmac_sha256"]  # noqa: Y015
     _WhichOneofArgType_credential: _TypeAlias = _typing.Literal["credential", b"credential"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_credential) -> _WhichOneofReturnType_credential | None: ...
 
 Global___ImportKey: _TypeAlias = ImportKey  # noqa: Y015
+
+@_typing.final
+class HmacDigest(_message.Message):
+    """An HMAC-SHA-256 of an API key."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    HEX_FIELD_NUMBER: _builtins.int
+    PEPPER_VERSION_FIELD_NUMBER: _builtins.int
+    hex: _builtins.str
+    """The digest, 64 hex digits."""
+    pepper_version: _builtins.int
+    """Version of the pepper that is its key, 1 to 65535; one of those that this server was started with."""
+    def __init__(
+        self,
+        *,
+        hex: _builtins.str = ...,
+        pepper_version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hex", b"hex", "pepper_version", b"pepper_version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HmacDigest: _TypeAlias = HmacDigest  # noqa: Y015
 
 @_typing.final
 class ImportKeysResponse(_message.Message):
@@ -269,18 +325,32 @@ class ImportKeysResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RESULTS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PROPAGATION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Give it as `min_revision` to a verification that must know the keys."""
+    propagation: Global___Propagation.ValueType
+    """Whether every cache has forgotten that it did not know the keys."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ImportKeyResult]:
         """One for each key, in order."""
+
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on all of them have."""
 
     def __init__(
         self,
         *,
         results: _abc.Iterable[Global___ImportKeyResult] | None = ...,
+        revision: _builtins.int = ...,
+        propagation: Global___Propagation.ValueType = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "propagation", b"propagation", "results", b"results", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -377,6 +447,9 @@ class ListKeysRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    EXPIRES_BEFORE_FIELD_NUMBER: _builtins.int
+    CREATED_BEFORE_FIELD_NUMBER: _builtins.int
+    API_KEY_CREATED_BEFORE_FIELD_NUMBER: _builtins.int
     owner_id: _builtins.str
     """Keys of this owner."""
     environment: _builtins.str
@@ -391,6 +464,18 @@ class ListKeysRequest(_message.Message):
     """`next_page_token` of the page before, with the same filters. Empty starts at the newest key."""
     tenant_id: _builtins.str
     """The tenant, from root callers; others list their own."""
+    @_builtins.property
+    def expires_before(self) -> _timestamp_pb2.Timestamp:
+        """Keys that end before this moment, those that end first first. With the state ACTIVE: keys that will."""
+
+    @_builtins.property
+    def created_before(self) -> _timestamp_pb2.Timestamp:
+        """Keys created before this moment."""
+
+    @_builtins.property
+    def api_key_created_before(self) -> _timestamp_pb2.Timestamp:
+        """Keys whose current API key was made before this moment: with one 90 days ago, those that are due for rotation."""
+
     def __init__(
         self,
         *,
@@ -401,10 +486,13 @@ class ListKeysRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         tenant_id: _builtins.str = ...,
+        expires_before: _timestamp_pb2.Timestamp | None = ...,
+        created_before: _timestamp_pb2.Timestamp | None = ...,
+        api_key_created_before: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["api_key_created_before", b"api_key_created_before", "created_before", b"created_before", "expires_before", b"expires_before"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["environment", b"environment", "owner_id", b"owner_id", "page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix", "state", b"state", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key_created_before", b"api_key_created_before", "created_before", b"created_before", "environment", b"environment", "expires_before", b"expires_before", "owner_id", b"owner_id", "page_size", b"page_size", "page_token", b"page_token", "prefix", b"prefix", "state", b"state", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -422,7 +510,7 @@ class ListKeysResponse(_message.Message):
     """Where the next page starts; empty on the last page."""
     @_builtins.property
     def keys(self) -> _containers.RepeatedCompositeFieldContainer[_key_pb2.Key]:
-        """The keys, newest first."""
+        """The keys, newest first unless the request says otherwise."""
 
     def __init__(
         self,
@@ -457,7 +545,9 @@ class UpdateKeyRequest(_message.Message):
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """Which fields to change: name, description, permissions, resources, allowed_cidrs, limits, metadata, expires_at."""
+        """Which fields to change, at least one: name, description, permissions, resources, allowed_cidrs, limits, metadata,
+        expires_at. A field that is named and left out of `key` becomes empty. Others are not looked at.
+        """
 
     def __init__(
         self,
@@ -632,7 +722,7 @@ Global___EnableKeyResponse: _TypeAlias = EnableKeyResponse  # noqa: Y015
 
 @_typing.final
 class RotateKeyRequest(_message.Message):
-    """Asks for a new API key."""
+    """Asks for a new API key. It has the prefix and length of the earlier one; that of an imported key has the default ones."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -645,7 +735,9 @@ class RotateKeyRequest(_message.Message):
     """Makes the call safe to repeat, as in CreateKeyRequest."""
     @_builtins.property
     def overlap(self) -> _duration_pb2.Duration:
-        """How long the earlier API key works on: 0 to 366 days. Absent or 0 ends it at once."""
+        """How long the earlier API key works on: 0 to 366 days. Absent or 0 ends it at once. One that is left from a rotation
+        before ends at once in any case: a key has two API keys at most.
+        """
 
     def __init__(
         self,
@@ -709,6 +801,70 @@ class RotateKeyResponse(_message.Message):
 Global___RotateKeyResponse: _TypeAlias = RotateKeyResponse  # noqa: Y015
 
 @_typing.final
+class EndOverlapRequest(_message.Message):
+    """Names a key whose earlier API key is to end."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key."""
+    request_id: _builtins.str
+    """Makes the call safe to repeat, as in CreateKeyRequest."""
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndOverlapRequest: _TypeAlias = EndOverlapRequest  # noqa: Y015
+
+@_typing.final
+class EndOverlapResponse(_message.Message):
+    """The key, with its current API key alone."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEY_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    PROPAGATION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Revision of the change."""
+    propagation: Global___Propagation.ValueType
+    """Whether the change has reached every cache."""
+    @_builtins.property
+    def key(self) -> _key_pb2.Key:
+        """Its record."""
+
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on the change holds everywhere."""
+
+    def __init__(
+        self,
+        *,
+        key: _key_pb2.Key | None = ...,
+        revision: _builtins.int = ...,
+        propagation: Global___Propagation.ValueType = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "key", b"key"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "key", b"key", "propagation", b"propagation", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EndOverlapResponse: _TypeAlias = EndOverlapResponse  # noqa: Y015
+
+@_typing.final
 class RevokeKeyRequest(_message.Message):
     """Ends a key."""
 
@@ -764,7 +920,7 @@ class RevokeKeyResponse(_message.Message):
     """Whether the key is dead everywhere by now."""
     @_builtins.property
     def key(self) -> _key_pb2.Key:
-        """Its record."""
+        """Its record; of a key that the caller may not read, only `key_id`, `state`, `revoked_at` and `revoke_reason`."""
 
     @_builtins.property
     def effective_at(self) -> _timestamp_pb2.Timestamp:
@@ -785,6 +941,120 @@ class RevokeKeyResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RevokeKeyResponse: _TypeAlias = RevokeKeyResponse  # noqa: Y015
+
+@_typing.final
+class ReportLeakedKeysRequest(_message.Message):
+    """API keys that were found where they should not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LEAKED_KEYS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """Makes the call safe to repeat, as in CreateKeyRequest."""
+    @_builtins.property
+    def leaked_keys(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeakedKey]:
+        """The API keys, 1 to 1,000."""
+
+    def __init__(
+        self,
+        *,
+        leaked_keys: _abc.Iterable[Global___LeakedKey] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leaked_keys", b"leaked_keys", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportLeakedKeysRequest: _TypeAlias = ReportLeakedKeysRequest  # noqa: Y015
+
+@_typing.final
+class LeakedKey(_message.Message):
+    """An API key that was found where it should not be."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    API_KEY_FIELD_NUMBER: _builtins.int
+    URL_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    api_key: _builtins.str
+    """The API key, 1 to 4096 bytes."""
+    url: _builtins.str
+    """Where it was found, 0 to 1024 characters; kept in the audit log."""
+    source: _builtins.str
+    """What found it, as "github", 0 to 64 characters; kept in the audit log."""
+    def __init__(
+        self,
+        *,
+        api_key: _builtins.str = ...,
+        url: _builtins.str = ...,
+        source: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "source", b"source", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeakedKey: _TypeAlias = LeakedKey  # noqa: Y015
+
+@_typing.final
+class ReportLeakedKeysResponse(_message.Message):
+    """What became of them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RESULTS_FIELD_NUMBER: _builtins.int
+    PROPAGATION_FIELD_NUMBER: _builtins.int
+    EFFECTIVE_AT_FIELD_NUMBER: _builtins.int
+    propagation: Global___Propagation.ValueType
+    """Whether the keys are dead everywhere by now."""
+    @_builtins.property
+    def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeakedKeyResult]:
+        """One for each API key, in order."""
+
+    @_builtins.property
+    def effective_at(self) -> _timestamp_pb2.Timestamp:
+        """From when on they are."""
+
+    def __init__(
+        self,
+        *,
+        results: _abc.Iterable[Global___LeakedKeyResult] | None = ...,
+        propagation: Global___Propagation.ValueType = ...,
+        effective_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective_at", b"effective_at", "propagation", b"propagation", "results", b"results"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportLeakedKeysResponse: _TypeAlias = ReportLeakedKeysResponse  # noqa: Y015
+
+@_typing.final
+class LeakedKeyResult(_message.Message):
+    """What became of one."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    outcome: Global___LeakedKeyOutcome.ValueType
+    """Whether it was a key of this server."""
+    def __init__(
+        self,
+        *,
+        outcome: Global___LeakedKeyOutcome.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeakedKeyResult: _TypeAlias = LeakedKeyResult  # noqa: Y015
 
 @_typing.final
 class RevokeKeysRequest(_message.Message):

@@ -77,10 +77,20 @@ class KeyServiceStub(object):
                 request_serializer=tollkeeper_dot_v1_dot_key__service__pb2.RotateKeyRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.RotateKeyResponse.FromString,
                 _registered_method=True)
+        self.EndOverlap = channel.unary_unary(
+                '/tollkeeper.v1.KeyService/EndOverlap',
+                request_serializer=tollkeeper_dot_v1_dot_key__service__pb2.EndOverlapRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.EndOverlapResponse.FromString,
+                _registered_method=True)
         self.RevokeKey = channel.unary_unary(
                 '/tollkeeper.v1.KeyService/RevokeKey',
                 request_serializer=tollkeeper_dot_v1_dot_key__service__pb2.RevokeKeyRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.RevokeKeyResponse.FromString,
+                _registered_method=True)
+        self.ReportLeakedKeys = channel.unary_unary(
+                '/tollkeeper.v1.KeyService/ReportLeakedKeys',
+                request_serializer=tollkeeper_dot_v1_dot_key__service__pb2.ReportLeakedKeysRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.ReportLeakedKeysResponse.FromString,
                 _registered_method=True)
         self.RevokeKeys = channel.unary_unary(
                 '/tollkeeper.v1.KeyService/RevokeKeys',
@@ -127,14 +137,15 @@ class KeyServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListKeys(self, request, context):
-        """Lists keys, newest first.
+        """Lists keys, newest first, in pages that neither skip nor repeat a key while others are created.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpdateKey(self, request, context):
-        """Changes the named fields of a key.
+        """Changes the named fields of a key. A caller that lacks a "tollkeeper:" permission which the key has, or would get,
+        can change nothing of it; the same holds for EnableKey and RotateKey.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -161,15 +172,31 @@ class KeyServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EndOverlap(self, request, context):
+        """Ends the earlier API key of a rotation before its overlap is over. Without one nothing changes, and it succeeds.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RevokeKey(self, request, context):
-        """Ends a key for good. Revoking a revoked key changes nothing and succeeds.
+        """Ends a key for good. Revoking a revoked key changes nothing and succeeds. By possession of the API key any known
+        caller may, whatever its permissions and whoever's key it is, so that whoever finds a leaked key can end it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportLeakedKeys(self, request, context):
+        """Ends keys that have leaked, up to 1,000 a call, by possession of their API keys: with the reason COMPROMISED. As
+        with RevokeKey, any known caller may; what it learns is which of them are keys of this server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RevokeKeys(self, request, context):
-        """Ends all keys of an owner for good.
+        """Ends all keys of an owner for good, up to 10,000.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -232,10 +259,20 @@ def add_KeyServiceServicer_to_server(servicer, server):
                     request_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.RotateKeyRequest.FromString,
                     response_serializer=tollkeeper_dot_v1_dot_key__service__pb2.RotateKeyResponse.SerializeToString,
             ),
+            'EndOverlap': grpc.unary_unary_rpc_method_handler(
+                    servicer.EndOverlap,
+                    request_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.EndOverlapRequest.FromString,
+                    response_serializer=tollkeeper_dot_v1_dot_key__service__pb2.EndOverlapResponse.SerializeToString,
+            ),
             'RevokeKey': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKey,
                     request_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.RevokeKeyRequest.FromString,
                     response_serializer=tollkeeper_dot_v1_dot_key__service__pb2.RevokeKeyResponse.SerializeToString,
+            ),
+            'ReportLeakedKeys': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportLeakedKeys,
+                    request_deserializer=tollkeeper_dot_v1_dot_key__service__pb2.ReportLeakedKeysRequest.FromString,
+                    response_serializer=tollkeeper_dot_v1_dot_key__service__pb2.ReportLeakedKeysResponse.SerializeToString,
             ),
             'RevokeKeys': grpc.unary_unary_rpc_method_handler(
                     servicer.RevokeKeys,
@@ -483,6 +520,33 @@ class KeyService(object):
             _registered_method=True)
 
     @staticmethod
+    def EndOverlap(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.v1.KeyService/EndOverlap',
+            tollkeeper_dot_v1_dot_key__service__pb2.EndOverlapRequest.SerializeToString,
+            tollkeeper_dot_v1_dot_key__service__pb2.EndOverlapResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevokeKey(request,
             target,
             options=(),
@@ -499,6 +563,33 @@ class KeyService(object):
             '/tollkeeper.v1.KeyService/RevokeKey',
             tollkeeper_dot_v1_dot_key__service__pb2.RevokeKeyRequest.SerializeToString,
             tollkeeper_dot_v1_dot_key__service__pb2.RevokeKeyResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportLeakedKeys(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/tollkeeper.v1.KeyService/ReportLeakedKeys',
+            tollkeeper_dot_v1_dot_key__service__pb2.ReportLeakedKeysRequest.SerializeToString,
+            tollkeeper_dot_v1_dot_key__service__pb2.ReportLeakedKeysResponse.FromString,
             options,
             channel_credentials,
             insecure,

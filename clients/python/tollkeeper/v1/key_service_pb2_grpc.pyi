@@ -43,19 +43,29 @@ class KeyServiceStub:
     GetKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]
     """Reads one key."""
     ListKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]
-    """Lists keys, newest first."""
+    """Lists keys, newest first, in pages that neither skip nor repeat a key while others are created."""
     UpdateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]
-    """Changes the named fields of a key."""
+    """Changes the named fields of a key. A caller that lacks a "tollkeeper:" permission which the key has, or would get,
+    can change nothing of it; the same holds for EnableKey and RotateKey.
+    """
     DisableKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.DisableKeyRequest, _key_service_pb2.DisableKeyResponse]
     """Switches a key off until EnableKey."""
     EnableKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.EnableKeyRequest, _key_service_pb2.EnableKeyResponse]
     """Switches a disabled key on again."""
     RotateKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]
     """Gives a key a new API key; the earlier one works on for `overlap`."""
+    EndOverlap: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.EndOverlapRequest, _key_service_pb2.EndOverlapResponse]
+    """Ends the earlier API key of a rotation before its overlap is over. Without one nothing changes, and it succeeds."""
     RevokeKey: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]
-    """Ends a key for good. Revoking a revoked key changes nothing and succeeds."""
+    """Ends a key for good. Revoking a revoked key changes nothing and succeeds. By possession of the API key any known
+    caller may, whatever its permissions and whoever's key it is, so that whoever finds a leaked key can end it.
+    """
+    ReportLeakedKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.ReportLeakedKeysRequest, _key_service_pb2.ReportLeakedKeysResponse]
+    """Ends keys that have leaked, up to 1,000 a call, by possession of their API keys: with the reason COMPROMISED. As
+    with RevokeKey, any known caller may; what it learns is which of them are keys of this server.
+    """
     RevokeKeys: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeysRequest, _key_service_pb2.RevokeKeysResponse]
-    """Ends all keys of an owner for good."""
+    """Ends all keys of an owner for good, up to 10,000."""
     GetOwner: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.GetOwnerRequest, _key_service_pb2.GetOwnerResponse]
     """Reads an owner."""
     SetOwner: _grpc.UnaryUnaryMultiCallable[_key_service_pb2.SetOwnerRequest, _key_service_pb2.SetOwnerResponse]
@@ -76,19 +86,29 @@ class KeyServiceAsyncStub(KeyServiceStub):
     GetKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetKeyRequest, _key_service_pb2.GetKeyResponse]  # type: ignore[assignment]
     """Reads one key."""
     ListKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ListKeysRequest, _key_service_pb2.ListKeysResponse]  # type: ignore[assignment]
-    """Lists keys, newest first."""
+    """Lists keys, newest first, in pages that neither skip nor repeat a key while others are created."""
     UpdateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.UpdateKeyRequest, _key_service_pb2.UpdateKeyResponse]  # type: ignore[assignment]
-    """Changes the named fields of a key."""
+    """Changes the named fields of a key. A caller that lacks a "tollkeeper:" permission which the key has, or would get,
+    can change nothing of it; the same holds for EnableKey and RotateKey.
+    """
     DisableKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.DisableKeyRequest, _key_service_pb2.DisableKeyResponse]  # type: ignore[assignment]
     """Switches a key off until EnableKey."""
     EnableKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.EnableKeyRequest, _key_service_pb2.EnableKeyResponse]  # type: ignore[assignment]
     """Switches a disabled key on again."""
     RotateKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RotateKeyRequest, _key_service_pb2.RotateKeyResponse]  # type: ignore[assignment]
     """Gives a key a new API key; the earlier one works on for `overlap`."""
+    EndOverlap: _aio.UnaryUnaryMultiCallable[_key_service_pb2.EndOverlapRequest, _key_service_pb2.EndOverlapResponse]  # type: ignore[assignment]
+    """Ends the earlier API key of a rotation before its overlap is over. Without one nothing changes, and it succeeds."""
     RevokeKey: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeyRequest, _key_service_pb2.RevokeKeyResponse]  # type: ignore[assignment]
-    """Ends a key for good. Revoking a revoked key changes nothing and succeeds."""
+    """Ends a key for good. Revoking a revoked key changes nothing and succeeds. By possession of the API key any known
+    caller may, whatever its permissions and whoever's key it is, so that whoever finds a leaked key can end it.
+    """
+    ReportLeakedKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.ReportLeakedKeysRequest, _key_service_pb2.ReportLeakedKeysResponse]  # type: ignore[assignment]
+    """Ends keys that have leaked, up to 1,000 a call, by possession of their API keys: with the reason COMPROMISED. As
+    with RevokeKey, any known caller may; what it learns is which of them are keys of this server.
+    """
     RevokeKeys: _aio.UnaryUnaryMultiCallable[_key_service_pb2.RevokeKeysRequest, _key_service_pb2.RevokeKeysResponse]  # type: ignore[assignment]
-    """Ends all keys of an owner for good."""
+    """Ends all keys of an owner for good, up to 10,000."""
     GetOwner: _aio.UnaryUnaryMultiCallable[_key_service_pb2.GetOwnerRequest, _key_service_pb2.GetOwnerResponse]  # type: ignore[assignment]
     """Reads an owner."""
     SetOwner: _aio.UnaryUnaryMultiCallable[_key_service_pb2.SetOwnerRequest, _key_service_pb2.SetOwnerResponse]  # type: ignore[assignment]
@@ -130,7 +150,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.ListKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.ListKeysResponse, _abc.Awaitable[_key_service_pb2.ListKeysResponse]]:
-        """Lists keys, newest first."""
+        """Lists keys, newest first, in pages that neither skip nor repeat a key while others are created."""
 
     @_abc_1.abstractmethod
     def UpdateKey(
@@ -138,7 +158,9 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.UpdateKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.UpdateKeyResponse, _abc.Awaitable[_key_service_pb2.UpdateKeyResponse]]:
-        """Changes the named fields of a key."""
+        """Changes the named fields of a key. A caller that lacks a "tollkeeper:" permission which the key has, or would get,
+        can change nothing of it; the same holds for EnableKey and RotateKey.
+        """
 
     @_abc_1.abstractmethod
     def DisableKey(
@@ -165,12 +187,32 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         """Gives a key a new API key; the earlier one works on for `overlap`."""
 
     @_abc_1.abstractmethod
+    def EndOverlap(
+        self,
+        request: _key_service_pb2.EndOverlapRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.EndOverlapResponse, _abc.Awaitable[_key_service_pb2.EndOverlapResponse]]:
+        """Ends the earlier API key of a rotation before its overlap is over. Without one nothing changes, and it succeeds."""
+
+    @_abc_1.abstractmethod
     def RevokeKey(
         self,
         request: _key_service_pb2.RevokeKeyRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RevokeKeyResponse, _abc.Awaitable[_key_service_pb2.RevokeKeyResponse]]:
-        """Ends a key for good. Revoking a revoked key changes nothing and succeeds."""
+        """Ends a key for good. Revoking a revoked key changes nothing and succeeds. By possession of the API key any known
+        caller may, whatever its permissions and whoever's key it is, so that whoever finds a leaked key can end it.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportLeakedKeys(
+        self,
+        request: _key_service_pb2.ReportLeakedKeysRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_key_service_pb2.ReportLeakedKeysResponse, _abc.Awaitable[_key_service_pb2.ReportLeakedKeysResponse]]:
+        """Ends keys that have leaked, up to 1,000 a call, by possession of their API keys: with the reason COMPROMISED. As
+        with RevokeKey, any known caller may; what it learns is which of them are keys of this server.
+        """
 
     @_abc_1.abstractmethod
     def RevokeKeys(
@@ -178,7 +220,7 @@ class KeyServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _key_service_pb2.RevokeKeysRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_key_service_pb2.RevokeKeysResponse, _abc.Awaitable[_key_service_pb2.RevokeKeysResponse]]:
-        """Ends all keys of an owner for good."""
+        """Ends all keys of an owner for good, up to 10,000."""
 
     @_abc_1.abstractmethod
     def GetOwner(

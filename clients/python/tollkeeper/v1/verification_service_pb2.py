@@ -29,7 +29,7 @@ from tollkeeper.v1 import key_pb2 as tollkeeper_dot_v1_dot_key__pb2
 from tollkeeper.v1 import limit_pb2 as tollkeeper_dot_v1_dot_limit__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollkeeper/v1/verification_service.proto\x12\rtollkeeper.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x17tollkeeper/v1/key.proto\x1a\x19tollkeeper/v1/limit.proto\"\xb3\x02\n\rVerifyRequest\x12\x14\n\x07\x61pi_key\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x1c\n\x14required_permissions\x18\x03 \x03(\t\x12\x11\n\tclient_ip\x18\x04 \x01(\t\x12:\n\x07\x63harges\x18\x05 \x03(\x0b\x32).tollkeeper.v1.VerifyRequest.ChargesEntry\x12\x0f\n\x07reserve\x18\x06 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x11\n\ttenant_id\x18\n \x01(\t\x1a.\n\x0c\x43hargesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xc0\x02\n\x0eVerifyResponse\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.tollkeeper.v1.DecisionCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x03key\x18\x03 \x01(\x0b\x32\x1a.tollkeeper.v1.KeyIdentity\x12)\n\x06limits\x18\x04 \x03(\x0b\x32\x19.tollkeeper.v1.LimitState\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ereservation_id\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x30\n\x0c\x64\x65gradations\x18\x08 \x03(\x0b\x32\x1a.tollkeeper.v1.Degradation\x12\x12\n\nrequest_id\x18\t \x01(\t\"P\n\x0b\x44\x65gradation\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .tollkeeper.v1.DegradationReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"D\n\x12\x42\x61tchVerifyRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.tollkeeper.v1.VerifyRequest\"C\n\x13\x42\x61tchVerifyResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.tollkeeper.v1.VerifyResult\"p\n\x0cVerifyResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.tollkeeper.v1.VerifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"W\n\x13VerifyStreamRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12.\n\x08requests\x18\x02 \x03(\x0b\x32\x1c.tollkeeper.v1.VerifyRequest\"V\n\x14VerifyStreamResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12,\n\x07results\x18\x02 \x03(\x0b\x32\x1b.tollkeeper.v1.VerifyResult\"\xdf\x01\n\x11\x43heckQuotaRequest\x12\x10\n\x06key_id\x18\x01 \x01(\tH\x00\x12\x16\n\x07\x61pi_key\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x12\n\x08owner_id\x18\x03 \x01(\tH\x00\x12>\n\x07\x63harges\x18\x04 \x03(\x0b\x32-.tollkeeper.v1.CheckQuotaRequest.ChargesEntry\x12\x11\n\ttenant_id\x18\x05 \x01(\t\x1a.\n\x0c\x43hargesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\t\n\x07subject\"\xcc\x01\n\x12\x43heckQuotaResponse\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.tollkeeper.v1.DecisionCode\x12)\n\x06limits\x18\x02 \x03(\x0b\x32\x19.tollkeeper.v1.LimitState\x12.\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x1a.tollkeeper.v1.Degradation\"\x93\x01\n\rSettleRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12:\n\x07\x63harges\x18\x02 \x03(\x0b\x32).tollkeeper.v1.SettleRequest.ChargesEntry\x1a.\n\x0c\x43hargesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"T\n\x0eSettleResponse\x12)\n\x06limits\x18\x01 \x03(\x0b\x32\x19.tollkeeper.v1.LimitState\x12\x17\n\x0f\x61lready_settled\x18\x02 \x01(\x08*\xb3\x03\n\x0c\x44\x65\x63isionCode\x12\x1d\n\x19\x44\x45\x43ISION_CODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45\x43ISION_CODE_ALLOWED\x10\x01\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_MISSING\x10\x02\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_INVALID\x10\x03\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_REVOKED\x10\x04\x12\x1e\n\x1a\x44\x45\x43ISION_CODE_KEY_DISABLED\x10\x05\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_EXPIRED\x10\x06\x12\x1b\n\x17\x44\x45\x43ISION_CODE_IP_DENIED\x10\x07\x12!\n\x1d\x44\x45\x43ISION_CODE_RESOURCE_DENIED\x10\x08\x12#\n\x1f\x44\x45\x43ISION_CODE_PERMISSION_DENIED\x10\t\x12\x1e\n\x1a\x44\x45\x43ISION_CODE_RATE_LIMITED\x10\n\x12 \n\x1c\x44\x45\x43ISION_CODE_QUOTA_EXCEEDED\x10\x0b\x12&\n\"DECISION_CODE_SPEND_LIMIT_EXCEEDED\x10\x0c*\xac\x01\n\x11\x44\x65gradationReason\x12\"\n\x1e\x44\x45GRADATION_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x44\x45GRADATION_REASON_RATE_LOCAL\x10\x01\x12$\n DEGRADATION_REASON_LEDGER_DIRECT\x10\x02\x12*\n&DEGRADATION_REASON_FIGURES_APPROXIMATE\x10\x03\x32\xd9\x04\n\x13VerificationService\x12\x61\n\x06Verify\x12\x1c.tollkeeper.v1.VerifyRequest\x1a\x1d.tollkeeper.v1.VerifyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/keys:verify:\x01*\x12u\n\x0b\x42\x61tchVerify\x12!.tollkeeper.v1.BatchVerifyRequest\x1a\".tollkeeper.v1.BatchVerifyResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/keys:batchVerify:\x01*\x12}\n\x0cVerifyStream\x12\".tollkeeper.v1.VerifyStreamRequest\x1a#.tollkeeper.v1.VerifyStreamResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/keys:verifyStream:\x01*(\x01\x30\x01\x12m\n\nCheckQuota\x12 .tollkeeper.v1.CheckQuotaRequest\x1a!.tollkeeper.v1.CheckQuotaResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/quota:check:\x01*\x12z\n\x06Settle\x12\x1c.tollkeeper.v1.SettleRequest\x1a\x1d.tollkeeper.v1.SettleResponse\"3\x82\xd3\xe4\x93\x02-\"(/v1/reservations/{reservation_id}:settle:\x01*b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(tollkeeper/v1/verification_service.proto\x12\rtollkeeper.v1\x1a\x1cgoogle/api/annotations.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x17google/rpc/status.proto\x1a\x17tollkeeper/v1/key.proto\x1a\x19tollkeeper/v1/limit.proto\"\xb3\x02\n\rVerifyRequest\x12\x14\n\x07\x61pi_key\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x10\n\x08resource\x18\x02 \x01(\t\x12\x1c\n\x14required_permissions\x18\x03 \x03(\t\x12\x11\n\tclient_ip\x18\x04 \x01(\t\x12:\n\x07\x63harges\x18\x05 \x03(\x0b\x32).tollkeeper.v1.VerifyRequest.ChargesEntry\x12\x0f\n\x07reserve\x18\x06 \x01(\x08\x12\x0f\n\x07\x64ry_run\x18\x07 \x01(\x08\x12\x14\n\x0cmin_revision\x18\x08 \x01(\x03\x12\x12\n\nrequest_id\x18\t \x01(\t\x12\x11\n\ttenant_id\x18\n \x01(\t\x1a.\n\x0c\x43hargesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"\xe7\x02\n\x0eVerifyResponse\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.tollkeeper.v1.DecisionCode\x12\x0f\n\x07message\x18\x02 \x01(\t\x12\'\n\x03key\x18\x03 \x01(\x0b\x32\x1a.tollkeeper.v1.KeyIdentity\x12)\n\x06limits\x18\x04 \x03(\x0b\x32\x19.tollkeeper.v1.LimitState\x12.\n\x0bretry_after\x18\x05 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x16\n\x0ereservation_id\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12\x30\n\x0c\x64\x65gradations\x18\x08 \x03(\x0b\x32\x1a.tollkeeper.v1.Degradation\x12\x12\n\nrequest_id\x18\t \x01(\t\x12%\n\x06secret\x18\n \x01(\x0e\x32\x15.tollkeeper.v1.Secret\"P\n\x0b\x44\x65gradation\x12\x30\n\x06reason\x18\x01 \x01(\x0e\x32 .tollkeeper.v1.DegradationReason\x12\x0f\n\x07message\x18\x02 \x01(\t\"D\n\x12\x42\x61tchVerifyRequest\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.tollkeeper.v1.VerifyRequest\"C\n\x13\x42\x61tchVerifyResponse\x12,\n\x07results\x18\x01 \x03(\x0b\x32\x1b.tollkeeper.v1.VerifyResult\"p\n\x0cVerifyResult\x12\x31\n\x08response\x18\x01 \x01(\x0b\x32\x1d.tollkeeper.v1.VerifyResponseH\x00\x12#\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x12.google.rpc.StatusH\x00\x42\x08\n\x06result\"W\n\x13VerifyStreamRequest\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12.\n\x08requests\x18\x02 \x03(\x0b\x32\x1c.tollkeeper.v1.VerifyRequest\"V\n\x14VerifyStreamResponse\x12\x10\n\x08\x62\x61tch_id\x18\x01 \x01(\x03\x12,\n\x07results\x18\x02 \x03(\x0b\x32\x1b.tollkeeper.v1.VerifyResult\"\xdf\x01\n\x11\x43heckQuotaRequest\x12\x10\n\x06key_id\x18\x01 \x01(\tH\x00\x12\x16\n\x07\x61pi_key\x18\x02 \x01(\tB\x03\x80\x01\x01H\x00\x12\x12\n\x08owner_id\x18\x03 \x01(\tH\x00\x12>\n\x07\x63harges\x18\x04 \x03(\x0b\x32-.tollkeeper.v1.CheckQuotaRequest.ChargesEntry\x12\x11\n\ttenant_id\x18\x05 \x01(\t\x1a.\n\x0c\x43hargesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\x42\t\n\x07subject\"\xcc\x01\n\x12\x43heckQuotaResponse\x12)\n\x04\x63ode\x18\x01 \x01(\x0e\x32\x1b.tollkeeper.v1.DecisionCode\x12)\n\x06limits\x18\x02 \x03(\x0b\x32\x19.tollkeeper.v1.LimitState\x12.\n\x0bretry_after\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\x12\x30\n\x0c\x64\x65gradations\x18\x04 \x03(\x0b\x32\x1a.tollkeeper.v1.Degradation\"\x93\x01\n\rSettleRequest\x12\x16\n\x0ereservation_id\x18\x01 \x01(\t\x12:\n\x07\x63harges\x18\x02 \x03(\x0b\x32).tollkeeper.v1.SettleRequest.ChargesEntry\x1a.\n\x0c\x43hargesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x03:\x02\x38\x01\"T\n\x0eSettleResponse\x12)\n\x06limits\x18\x01 \x03(\x0b\x32\x19.tollkeeper.v1.LimitState\x12\x17\n\x0f\x61lready_settled\x18\x02 \x01(\x08*\xb3\x03\n\x0c\x44\x65\x63isionCode\x12\x1d\n\x19\x44\x45\x43ISION_CODE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x44\x45\x43ISION_CODE_ALLOWED\x10\x01\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_MISSING\x10\x02\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_INVALID\x10\x03\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_REVOKED\x10\x04\x12\x1e\n\x1a\x44\x45\x43ISION_CODE_KEY_DISABLED\x10\x05\x12\x1d\n\x19\x44\x45\x43ISION_CODE_KEY_EXPIRED\x10\x06\x12\x1b\n\x17\x44\x45\x43ISION_CODE_IP_DENIED\x10\x07\x12!\n\x1d\x44\x45\x43ISION_CODE_RESOURCE_DENIED\x10\x08\x12#\n\x1f\x44\x45\x43ISION_CODE_PERMISSION_DENIED\x10\t\x12\x1e\n\x1a\x44\x45\x43ISION_CODE_RATE_LIMITED\x10\n\x12 \n\x1c\x44\x45\x43ISION_CODE_QUOTA_EXCEEDED\x10\x0b\x12&\n\"DECISION_CODE_SPEND_LIMIT_EXCEEDED\x10\x0c*\xac\x01\n\x11\x44\x65gradationReason\x12\"\n\x1e\x44\x45GRADATION_REASON_UNSPECIFIED\x10\x00\x12!\n\x1d\x44\x45GRADATION_REASON_RATE_LOCAL\x10\x01\x12$\n DEGRADATION_REASON_LEDGER_DIRECT\x10\x02\x12*\n&DEGRADATION_REASON_FIGURES_APPROXIMATE\x10\x03\x32\xd9\x04\n\x13VerificationService\x12\x61\n\x06Verify\x12\x1c.tollkeeper.v1.VerifyRequest\x1a\x1d.tollkeeper.v1.VerifyResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/keys:verify:\x01*\x12u\n\x0b\x42\x61tchVerify\x12!.tollkeeper.v1.BatchVerifyRequest\x1a\".tollkeeper.v1.BatchVerifyResponse\"\x1f\x82\xd3\xe4\x93\x02\x19\"\x14/v1/keys:batchVerify:\x01*\x12}\n\x0cVerifyStream\x12\".tollkeeper.v1.VerifyStreamRequest\x1a#.tollkeeper.v1.VerifyStreamResponse\" \x82\xd3\xe4\x93\x02\x1a\"\x15/v1/keys:verifyStream:\x01*(\x01\x30\x01\x12m\n\nCheckQuota\x12 .tollkeeper.v1.CheckQuotaRequest\x1a!.tollkeeper.v1.CheckQuotaResponse\"\x1a\x82\xd3\xe4\x93\x02\x14\"\x0f/v1/quota:check:\x01*\x12z\n\x06Settle\x12\x1c.tollkeeper.v1.SettleRequest\x1a\x1d.tollkeeper.v1.SettleResponse\"3\x82\xd3\xe4\x93\x02-\"(/v1/reservations/{reservation_id}:settle:\x01*b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -56,40 +56,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VERIFICATIONSERVICE'].methods_by_name['CheckQuota']._serialized_options = b'\202\323\344\223\002\024\"\017/v1/quota:check:\001*'
   _globals['_VERIFICATIONSERVICE'].methods_by_name['Settle']._loaded_options = None
   _globals['_VERIFICATIONSERVICE'].methods_by_name['Settle']._serialized_options = b'\202\323\344\223\002-\"(/v1/reservations/{reservation_id}:settle:\001*'
-  _globals['_DECISIONCODE']._serialized_start=2013
-  _globals['_DECISIONCODE']._serialized_end=2448
-  _globals['_DEGRADATIONREASON']._serialized_start=2451
-  _globals['_DEGRADATIONREASON']._serialized_end=2623
+  _globals['_DECISIONCODE']._serialized_start=2052
+  _globals['_DECISIONCODE']._serialized_end=2487
+  _globals['_DEGRADATIONREASON']._serialized_start=2490
+  _globals['_DEGRADATIONREASON']._serialized_end=2662
   _globals['_VERIFYREQUEST']._serialized_start=199
   _globals['_VERIFYREQUEST']._serialized_end=506
   _globals['_VERIFYREQUEST_CHARGESENTRY']._serialized_start=460
   _globals['_VERIFYREQUEST_CHARGESENTRY']._serialized_end=506
   _globals['_VERIFYRESPONSE']._serialized_start=509
-  _globals['_VERIFYRESPONSE']._serialized_end=829
-  _globals['_DEGRADATION']._serialized_start=831
-  _globals['_DEGRADATION']._serialized_end=911
-  _globals['_BATCHVERIFYREQUEST']._serialized_start=913
-  _globals['_BATCHVERIFYREQUEST']._serialized_end=981
-  _globals['_BATCHVERIFYRESPONSE']._serialized_start=983
-  _globals['_BATCHVERIFYRESPONSE']._serialized_end=1050
-  _globals['_VERIFYRESULT']._serialized_start=1052
-  _globals['_VERIFYRESULT']._serialized_end=1164
-  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1166
-  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1253
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1255
-  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1341
-  _globals['_CHECKQUOTAREQUEST']._serialized_start=1344
-  _globals['_CHECKQUOTAREQUEST']._serialized_end=1567
+  _globals['_VERIFYRESPONSE']._serialized_end=868
+  _globals['_DEGRADATION']._serialized_start=870
+  _globals['_DEGRADATION']._serialized_end=950
+  _globals['_BATCHVERIFYREQUEST']._serialized_start=952
+  _globals['_BATCHVERIFYREQUEST']._serialized_end=1020
+  _globals['_BATCHVERIFYRESPONSE']._serialized_start=1022
+  _globals['_BATCHVERIFYRESPONSE']._serialized_end=1089
+  _globals['_VERIFYRESULT']._serialized_start=1091
+  _globals['_VERIFYRESULT']._serialized_end=1203
+  _globals['_VERIFYSTREAMREQUEST']._serialized_start=1205
+  _globals['_VERIFYSTREAMREQUEST']._serialized_end=1292
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_start=1294
+  _globals['_VERIFYSTREAMRESPONSE']._serialized_end=1380
+  _globals['_CHECKQUOTAREQUEST']._serialized_start=1383
+  _globals['_CHECKQUOTAREQUEST']._serialized_end=1606
   _globals['_CHECKQUOTAREQUEST_CHARGESENTRY']._serialized_start=460
   _globals['_CHECKQUOTAREQUEST_CHARGESENTRY']._serialized_end=506
-  _globals['_CHECKQUOTARESPONSE']._serialized_start=1570
-  _globals['_CHECKQUOTARESPONSE']._serialized_end=1774
-  _globals['_SETTLEREQUEST']._serialized_start=1777
-  _globals['_SETTLEREQUEST']._serialized_end=1924
+  _globals['_CHECKQUOTARESPONSE']._serialized_start=1609
+  _globals['_CHECKQUOTARESPONSE']._serialized_end=1813
+  _globals['_SETTLEREQUEST']._serialized_start=1816
+  _globals['_SETTLEREQUEST']._serialized_end=1963
   _globals['_SETTLEREQUEST_CHARGESENTRY']._serialized_start=460
   _globals['_SETTLEREQUEST_CHARGESENTRY']._serialized_end=506
-  _globals['_SETTLERESPONSE']._serialized_start=1926
-  _globals['_SETTLERESPONSE']._serialized_end=2010
-  _globals['_VERIFICATIONSERVICE']._serialized_start=2626
-  _globals['_VERIFICATIONSERVICE']._serialized_end=3227
+  _globals['_SETTLERESPONSE']._serialized_start=1965
+  _globals['_SETTLERESPONSE']._serialized_end=2049
+  _globals['_VERIFICATIONSERVICE']._serialized_start=2665
+  _globals['_VERIFICATIONSERVICE']._serialized_end=3266
 # @@protoc_insertion_point(module_scope)

@@ -220,6 +220,7 @@ class VerifyResponse(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
     code: Global___DecisionCode.ValueType
     """The decision."""
     message: _builtins.str
@@ -230,6 +231,8 @@ class VerifyResponse(_message.Message):
     """The revision that the answer reflects."""
     request_id: _builtins.str
     """The request's `request_id`, or the one made up for it."""
+    secret: _key_pb2.Secret.ValueType
+    """Which of the key's API keys was shown, if it was proven: the current one, or the old one of a rotation's overlap."""
     @_builtins.property
     def key(self) -> _key_pb2.KeyIdentity:
         """Whose key it is. On a denial only if the API key itself was proven."""
@@ -258,10 +261,11 @@ class VerifyResponse(_message.Message):
         revision: _builtins.int = ...,
         degradations: _abc.Iterable[Global___Degradation] | None = ...,
         request_id: _builtins.str = ...,
+        secret: _key_pb2.Secret.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "degradations", b"degradations", "key", b"key", "limits", b"limits", "message", b"message", "request_id", b"request_id", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "degradations", b"degradations", "key", b"key", "limits", b"limits", "message", b"message", "request_id", b"request_id", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "revision", b"revision", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
