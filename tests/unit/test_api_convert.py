@@ -204,7 +204,7 @@ def test_the_state_of_a_key_is_that_of_now() -> None:
 def test_what_is_absent_stays_absent() -> None:
     message = convert_keys.key_message(key(), now=NOW)
     assert not any(message.HasField(name) for name in ("expires_at", "revoked_at", "last_used_at", "rotation"))
-    response = convert_verification.verify_response(Decision(code=DecisionCode.KEY_INVALID, request_id="r"))
+    response = convert_verification.verify_response(Decision(code=DecisionCode.KEY_INVALID, request_id="r"), key=None)
     assert {field.name for field, _ in response.ListFields()} == {"code", "message", "request_id"}
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 
 from tollkeeper.v1 import verification_service_pb2
+from tollkeeper.v1.key_pb2 import KeyIdentity
 from tollkeeper_server.api.convert import duration_from, enum_map
-from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.fields import ip_from
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
@@ -49,12 +49,12 @@ def charges_from(charges: Mapping[str, int]) -> Mapping[str, int]:
     return dict(charges) if charges else _CHARGES_DEFAULT
 
 
-def verify_response(decision: Decision) -> verification_service_pb2.VerifyResponse:
-    """The decision."""
+def verify_response(decision: Decision, *, key: KeyIdentity | None) -> verification_service_pb2.VerifyResponse:
+    """The decision, and what it tells of its key."""
     return verification_service_pb2.VerifyResponse(
         code=DECISION_CODES[decision.code],
         message=MESSAGES[decision.code],
-        key=None if decision.key is None else identity_message(decision.key),
+        key=key,
         limits=map(limit_state_message, decision.limits),
         retry_after=None if decision.retry_after is None else duration_from(decision.retry_after),
         reservation_id=decision.reservation_id,

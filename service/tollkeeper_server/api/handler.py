@@ -48,7 +48,7 @@ class Call:
     def __init__(self) -> None:
         self.started = perf_counter()
         self.request_id = ""
-        self.code = grpc.StatusCode.OK
+        self.code = "OK"
         self.reason = ""
         self.decision: DecisionCode | None = None
         """What Verify decided."""
@@ -70,7 +70,7 @@ class Call:
         if self._caller is not None:
             fields |= {"caller": self._caller.key_id, "tenant": self._caller.tenant_id}
         if self.decision is not None:
-            fields["decision"] = self.decision.value
+            fields["decision"] = str(self.decision)
         if self.reason:
             fields["reason"] = self.reason
         return fields
@@ -189,7 +189,7 @@ class _Route:
             task = asyncio.current_task()
             if task is None or not task.cancelling():  # what it waited for was cancelled, not the call
                 await self._refuse(call, context, Unavailable("the work was cancelled", reason="WORK_CANCELLED"))
-            call.code = grpc.StatusCode.DEADLINE_EXCEEDED if _is_expired(context) else grpc.StatusCode.CANCELLED
+            call.code = "DEADLINE_EXCEEDED" if _is_expired(context) else "CANCELLED"
             raise
         except Exception as error:
             await self._refuse(call, context, self._fault(error, call))
@@ -197,7 +197,7 @@ class _Route:
             self._account(call, context)
 
     async def _refuse(self, call: Call, context: Context, fault: TollkeeperError) -> NoReturn:
-        call.code, call.reason = status_code(fault), fault.reason
+        call.code, call.reason = status_code(fault).name, fault.reason
         await abort(context, fault, request_id=call.request_id)
 
     def _fault(self, error: Exception, call: Call) -> TollkeeperError:
@@ -208,12 +208,11 @@ class _Route:
 
     def _account(self, call: Call, context: Context) -> None:
         seconds = perf_counter() - call.started
-        code = call.code.name
-        self._metrics.end(code, seconds=seconds)
+        self._metrics.end(call.code, seconds=seconds)
         self._log.info(
             "call",
             method=self._name,
-            code=code,
+            code=call.code,
             duration_ms=round(seconds * 1000, 3),
             peer=peer_address(context.peer()),
             **call.log_fields(),

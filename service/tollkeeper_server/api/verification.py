@@ -1,7 +1,9 @@
 """VerificationService: the request path."""
 
 from tollkeeper.v1 import verification_service_pb2 as pb
+from tollkeeper.v1.key_pb2 import KeyIdentity
 from tollkeeper_server.api import not_yet
+from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_verification import (
     charges_from,
     check_quota_response,
@@ -16,7 +18,28 @@ from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, VERIFY
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
+from tollkeeper_server.core.key import Key
 from tollkeeper_server.verify.verifier import Verification, Verifier
+
+IDENTITIES_MAX = 1024
+
+
+class Identities:
+    """What is told of the keys in use, made once for each key as it is held in memory."""
+
+    def __init__(self) -> None:
+        self._made: dict[int, tuple[Key, KeyIdentity]] = {}
+
+    def of(self, key: Key) -> KeyIdentity:
+        """What is told of ``key``."""
+        made = self._made.get(id(key))
+        if made is not None and made[0] is key:
+            return made[1]
+        if len(self._made) >= IDENTITIES_MAX:
+            del self._made[next(iter(self._made))]
+        identity = identity_message(key)
+        self._made[id(key)] = (key, identity)  # holding the key keeps its id from being another's
+        return identity
 
 
 class VerificationServicer:
@@ -25,6 +48,7 @@ class VerificationServicer:
     def __init__(self, *, verifier: Verifier, metrics: CallMetrics) -> None:
         self._verifier = verifier
         self._metrics = metrics
+        self._identities = Identities()
 
     @rpc(CallerPermission.VERIFY)
     async def Verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
@@ -70,7 +94,7 @@ class VerificationServicer:
 
     def _answer(self, decision: Decision) -> pb.VerifyResponse:
         self._metrics.decided(decision.code)
-        return verify_response(decision)
+        return verify_response(decision, key=None if decision.key is None else self._identities.of(decision.key))
 
     def _result(self, outcome: Decision | TollkeeperError, *, request_id: str) -> pb.VerifyResult:
         if isinstance(outcome, TollkeeperError):
