@@ -11,33 +11,25 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 
+from tests.integration.quota_support import server
 from tests.integration.valkey_process import valkey_cluster
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
-from tollkeeper_server.quota.charger import ChargeOutcome, Charger
-from tollkeeper_server.quota.rate_store import RateStore
-from tollkeeper_server.quota.rates import Rates
-from tollkeeper_server.storage.redis import Redis
+from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.demands import ChargeOutcome
 
 REQUEST = {"requests": 1}
-PATIENT_SECONDS = 10.0
-"""So that a busy machine is not taken for a Redis that is down."""
-
 NewCharger = Callable[[], Awaitable[Charger]]
 
 
 @pytest.fixture
-async def new_charger(redis_url: str) -> AsyncIterator[NewCharger]:
-    """Makes one more Charger, as one more server has, with a connection of its own."""
+async def new_charger(postgres_url: str, redis_url: str) -> AsyncIterator[NewCharger]:
+    """Makes one more Charger, as one more server has, with connections of its own."""
     async with AsyncExitStack() as stack:
 
         async def make() -> Charger:
-            connection = await Redis.connect(redis_url)
-            stack.push_async_callback(connection.close)
-            charger = Charger(rates=Rates(RateStore(connection), timeout_seconds=PATIENT_SECONDS))
-            stack.push_async_callback(charger.close)
-            return charger
+            return await stack.enter_async_context(server(postgres_url, redis_url))
 
         yield make
 
@@ -205,13 +197,11 @@ async def test_a_changed_amount_holds_at_once(charger: Charger) -> None:
     assert await codes(charger, key(limit(1)), 1) == [DecisionCode.RATE_LIMITED]
 
 
-async def test_a_key_without_limits_never_touches_redis() -> None:
-    class Untouchable(RateStore):
-        def __init__(self) -> None:
-            pass
-
-    charger = Charger(rates=Rates(Untouchable()))
+async def test_a_key_without_limits_never_touches_a_store(charger: Charger, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(charger, "_counters")
+    monkeypatch.delattr(charger, "_direct")
     outcome = await charger.charge(key(), charges=REQUEST, consume=True)
+    monkeypatch.undo()
     assert outcome == ChargeOutcome(code=DecisionCode.ALLOWED, limits=(), retry_after=None)
 
 
@@ -238,13 +228,9 @@ async def test_a_caller_that_leaves_harms_no_other(charger: Charger) -> None:
     assert 200 <= state.used <= 300
 
 
-async def test_on_a_cluster_the_keys_of_many_slots_are_charged_at_once(tmp_path: Path) -> None:
-    async with valkey_cluster(tmp_path) as url:
-        connection = await Redis.connect(url)
-        charger = Charger(rates=Rates(RateStore(connection), timeout_seconds=PATIENT_SECONDS))
+async def test_on_a_cluster_the_keys_of_many_slots_are_charged_at_once(postgres_url: str, tmp_path: Path) -> None:
+    async with valkey_cluster(tmp_path) as url, server(postgres_url, url) as charger:
         owned = [key(limit(2), key_id=f"key_{number}", owner_id=f"owner_{number % 5}") for number in range(30)]
         for expected in (DecisionCode.ALLOWED, DecisionCode.ALLOWED, DecisionCode.RATE_LIMITED):
             outcomes = await asyncio.gather(*(charger.charge(one, charges=REQUEST, consume=True) for one in owned))
             assert {(outcome.code, outcome.degradations) for outcome in outcomes} == {(expected, ())}
-        await charger.close()
-        await connection.close()

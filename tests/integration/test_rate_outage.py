@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,13 +11,14 @@ import pytest
 import structlog.testing
 from prometheus_client import REGISTRY
 
+from tests.integration.quota_support import server
 from tests.integration.valkey_process import ValkeyProcess, valkey_process
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.limits import Limit, LimitKind
-from tollkeeper_server.quota.charger import ChargeOutcome, Charger
-from tollkeeper_server.quota.rate_store import RateStore
-from tollkeeper_server.quota.rates import PROBE_INTERVAL_SECONDS, Rates
+from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.counters import PROBE_INTERVAL_SECONDS
+from tollkeeper_server.quota.demands import ChargeOutcome
 from tollkeeper_server.storage.redis import Redis
 
 LOCAL = (DegradationReason.RATE_LOCAL,)
@@ -32,13 +34,11 @@ async def valkey(tmp_path: Path) -> AsyncIterator[ValkeyProcess]:
 
 
 @pytest.fixture
-async def charger(valkey: ValkeyProcess) -> AsyncIterator[Charger]:
-    connection = await Redis.connect(valkey.url)
-    store = RateStore(connection)
-    charger = Charger(rates=Rates(store, timeout_seconds=TIMEOUT_SECONDS, live_replicas=lambda: REPLICAS))
-    yield charger
-    await charger.close()
-    await connection.close()
+async def charger(valkey: ValkeyProcess, postgres_url: str) -> AsyncIterator[Charger]:
+    async with AsyncExitStack() as stack:
+        for _ in range(REPLICAS - 1):
+            await stack.enter_async_context(server(postgres_url, valkey.url))
+        yield await stack.enter_async_context(server(postgres_url, valkey.url, timeout_seconds=TIMEOUT_SECONDS))
 
 
 def key(amount: int = 100, *, key_id: str = "key_1") -> Key:
@@ -157,7 +157,10 @@ async def test_each_loss_and_return_is_logged_once_and_counted(valkey: ValkeyPro
         assert metric("tollkeeper_redis_up") == 0
         await valkey.start()
         await back(charger, key())
-    assert [(entry["event"], entry["log_level"]) for entry in log] == [("redis_lost", "error"), ("redis_back", "info")]
+    assert [(entry["event"], entry["log_level"]) for entry in log if entry["event"] != "redis_epoch_begun"] == [
+        ("redis_lost", "error"),
+        ("redis_back", "info"),
+    ]
     assert metric("tollkeeper_redis_up") == 1
     assert metric("tollkeeper_redis_outages_total") == outages + 1
     assert metric("tollkeeper_rate_charges_local_total") >= local + 50
@@ -172,13 +175,10 @@ async def test_a_stall_of_this_process_is_not_taken_for_one_of_redis(charger: Ch
     assert (await asked).degradations == ()
 
 
-async def test_closing_while_redis_is_away_ends_at_once(valkey: ValkeyProcess) -> None:
-    connection = await Redis.connect(valkey.url)
-    charger = Charger(rates=Rates(RateStore(connection), timeout_seconds=TIMEOUT_SECONDS))
-    valkey.pause()
-    asked = asyncio.create_task(charge(charger, key()))
-    await asyncio.sleep(0)
-    async with asyncio.timeout(4 * TIMEOUT_SECONDS):
-        await charger.close()
+async def test_closing_while_redis_is_away_ends_at_once(valkey: ValkeyProcess, postgres_url: str) -> None:
+    async with asyncio.timeout(8 * TIMEOUT_SECONDS):
+        async with server(postgres_url, valkey.url, timeout_seconds=TIMEOUT_SECONDS) as charger:
+            valkey.pause()
+            asked = asyncio.create_task(charge(charger, key()))
+            await asyncio.sleep(0)
         assert (await asked).degradations == LOCAL
-        await connection.close()

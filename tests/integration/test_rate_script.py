@@ -8,8 +8,8 @@ import pytest
 import redis.asyncio
 
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome
+from tollkeeper_server.quota.charge_store import SCRIPT, Charge, ChargeAnswer, ChargeStore, RateScope
 from tollkeeper_server.quota.rate_shares import RateShares
-from tollkeeper_server.quota.rate_store import SCRIPT, RateCharge, RateScope, RateStore
 from tollkeeper_server.storage.redis import Redis, Script
 
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
@@ -25,20 +25,20 @@ class TurnedClock:
         script = Script(text.replace("redis.call('TIME')", f"{{0, redis.call('GET', '{CLOCK}')}}"))
         self.client = client
         self.now_us = time.time_ns() // 1000
-        self._store = RateStore(connection, script=script)
+        self._store = ChargeStore(connection, script=script)
         self._rules = RateShares(live_replicas=lambda: 1, clock_us=lambda: self.now_us)
 
-    async def charge(self, charges: Sequence[RateCharge]) -> list[RateOutcome]:
+    async def charge(self, charges: Sequence[Charge]) -> list[RateOutcome]:
         """What the script says."""
         await self.client.set(CLOCK, self.now_us)
         answers = await self._store.charge(charges, timeout_seconds=10)
-        outcomes = [answer for answer in answers if isinstance(answer, RateOutcome)]
+        outcomes = [answer.rates for answer in answers if isinstance(answer, ChargeAnswer)]
         assert len(outcomes) == len(charges)
         return outcomes
 
-    def expected(self, charges: Sequence[RateCharge]) -> list[RateOutcome]:
+    def expected(self, charges: Sequence[Charge]) -> list[RateOutcome]:
         """What the rules say."""
-        return [self._rules.charge(charge) for charge in charges]
+        return [self._rules.charge(charge.scopes, consume=charge.consume) for charge in charges]
 
 
 @pytest.fixture
@@ -60,7 +60,7 @@ def scope(name: str, **units: int) -> RateScope:
     return RateScope(name, tuple(units), tuple(demands))
 
 
-def random_charge(choice: random.Random) -> RateCharge:
+def random_charge(choice: random.Random) -> Charge:
     def random_scope(name: str) -> RateScope:
         limits = choice.sample(sorted(WINDOWS), choice.randrange(1, 4))
         return RateScope(name, tuple(limits), tuple(random_demand(limit) for limit in limits))
@@ -73,7 +73,7 @@ def random_charge(choice: random.Random) -> RateCharge:
     owner = choice.choice("abc")
     names = [f"tk:{{{owner}}}:rate", f"tk:{{{owner}}}:rate:{choice.choice('xy')}"]
     chosen = names if choice.random() < 0.5 else [choice.choice(names)]
-    return RateCharge(tuple(map(random_scope, chosen)), consume=choice.random() < 0.8)
+    return Charge(tuple(map(random_scope, chosen)), consume=choice.random() < 0.8)
 
 
 async def play(clock: TurnedClock, *, seed: int, batches: int) -> None:
@@ -93,13 +93,13 @@ async def test_the_script_says_what_the_rules_say(connection: Redis, client: red
 @pytest.mark.parametrize(
     ("right", "wrong"),
     [
-        ("if retry == 0 and consume and", "if consume and"),  # counts what is denied
-        ("if retry == 0 and consume and", "if retry == 0 and"),  # a dry run charges
+        ("if outcome == ADMITTED and item.consume then", "if item.consume then"),  # counts what is denied
+        ("if outcome == ADMITTED and item.consume then", "if outcome == ADMITTED then"),  # a dry run charges
         ("log.first, log.count = now, units", "log.first, log.count = log.first, units"),
         ("last + log.window > now", "last + log.window - 1 > now"),  # gives back a microsecond early
         ("if exceeded and shadow == 0", "if exceeded"),  # a shadow limit denies
         ("scopes[key] = scope", "scopes[key] = nil"),  # the last item on a key overwrites those before
-        ("max(retry, asked.retry)", "asked.retry"),  # the last limit alone decides
+        ("item.retry = max(item.retry, retry)", "item.retry = retry"),  # the last limit alone decides
     ],
 )
 async def test_the_comparison_sees_planted_faults(
@@ -113,7 +113,7 @@ async def test_the_comparison_sees_planted_faults(
 
 async def test_the_owner_and_the_key_are_charged_all_or_nothing(connection: Redis, client: redis.asyncio.Redis) -> None:
     clock = TurnedClock(connection, client)
-    asked = RateCharge((scope("tk:{o}:rate", day=4), scope("tk:{o}:rate:k", minute=1)), consume=True)
+    asked = Charge((scope("tk:{o}:rate", day=4), scope("tk:{o}:rate:k", minute=1)), consume=True)
     outcomes = await clock.charge([asked] * 3)
     assert [outcome.admitted for outcome in outcomes] == [True, True, False]
     assert [standing.used for standing in outcomes[-1].standings] == [8, 2]
@@ -123,7 +123,7 @@ async def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window(
     connection: Redis, client: redis.asyncio.Redis
 ) -> None:
     clock = TurnedClock(connection, client)
-    asked = RateCharge((scope("tk:{k}:rate", minute=2),), consume=True)
+    asked = Charge((scope("tk:{k}:rate", minute=2),), consume=True)
     for _ in range(5):
         await clock.charge([asked])
         clock.expected([asked])
@@ -141,18 +141,18 @@ async def test_a_limit_that_another_server_does_not_know_yet_is_not_forgotten(
     connection: Redis, client: redis.asyncio.Redis
 ) -> None:
     clock = TurnedClock(connection, client)
-    await clock.charge([RateCharge((scope("tk:{k}:rate", hour=3, day=3),), consume=True)])
-    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1),), consume=True)])
-    (outcome,) = await clock.charge([RateCharge((scope("tk:{k}:rate", hour=1, minute=1),), consume=True)])
+    await clock.charge([Charge((scope("tk:{k}:rate", hour=3, day=3),), consume=True)])
+    await clock.charge([Charge((scope("tk:{k}:rate", minute=1),), consume=True)])
+    (outcome,) = await clock.charge([Charge((scope("tk:{k}:rate", hour=1, minute=1),), consume=True)])
     assert [standing.used for standing in outcome.standings] == [4, 2]
 
 
 async def test_what_no_longer_counts_is_removed(connection: Redis, client: redis.asyncio.Redis) -> None:
     clock = TurnedClock(connection, client)
-    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1, hour=1),), consume=True)])
+    await clock.charge([Charge((scope("tk:{k}:rate", minute=1, hour=1),), consume=True)])
     both = await client.strlen("tk:{k}:rate")
     clock.now_us += HOUR
-    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1),), consume=True)])
+    await clock.charge([Charge((scope("tk:{k}:rate", minute=1),), consume=True)])
     assert await client.strlen("tk:{k}:rate") < both
     assert MINUTE // 1000 - 1000 < await client.pttl("tk:{k}:rate") <= MINUTE // 1000
 
@@ -161,16 +161,16 @@ async def test_a_log_stays_small_whatever_it_counts(connection: Redis, client: r
     clock = TurnedClock(connection, client)
     for _ in range(200):
         clock.now_us += DAY // 100
-        await clock.charge([RateCharge((scope("tk:{k}:rate", day=0, hour=0),), consume=True)])
-        await clock.charge([RateCharge((RateScope("tk:{k}:rate", ("day",), (RateDemand(99, DAY, 1, True),)),), True)])
+        await clock.charge([Charge((scope("tk:{k}:rate", day=0, hour=0),), consume=True)])
+        await clock.charge([Charge((RateScope("tk:{k}:rate", ("day",), (RateDemand(99, DAY, 1, True),)),), True)])
     assert await client.strlen("tk:{k}:rate") < 400
 
 
 async def test_reading_writes_nothing(connection: Redis, client: redis.asyncio.Redis) -> None:
     clock = TurnedClock(connection, client)
-    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=1),), consume=False)])
-    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=11),), consume=True)])
-    await clock.charge([RateCharge((scope("tk:{k}:rate", minute=0),), consume=True)])
+    await clock.charge([Charge((scope("tk:{k}:rate", minute=1),), consume=False)])
+    await clock.charge([Charge((scope("tk:{k}:rate", minute=11),), consume=True)])
+    await clock.charge([Charge((scope("tk:{k}:rate", minute=0),), consume=True)])
     assert await client.keys() == [CLOCK.encode()]
 
 
@@ -183,5 +183,5 @@ async def test_a_foreign_value_under_a_key_fails_nobody_and_is_replaced(
         await client.rpush("tk:{k}:rate", "value")
     else:
         await client.set("tk:{k}:rate", foreign)
-    asked = [RateCharge((scope(f"tk:{{{key}}}:rate", minute=6),), consume=True) for key in "jkk"]
+    asked = [Charge((scope(f"tk:{{{key}}}:rate", minute=6),), consume=True) for key in "jkk"]
     assert [outcome.admitted for outcome in await clock.charge(asked)] == [True, True, False]

@@ -3,13 +3,13 @@
 import pytest
 
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome
+from tollkeeper_server.quota.charge_store import RateScope
 from tollkeeper_server.quota.rate_shares import RateShares
-from tollkeeper_server.quota.rate_store import RateCharge, RateScope
 
 
 def charge(shares: RateShares, name: str, *, amount: int = 10, units: int = 1) -> RateOutcome:
     demand = RateDemand(amount=amount, window_us=60_000_000, units=units, shadow=False)
-    return shares.charge(RateCharge((RateScope(name, ("requests",), (demand,)),), consume=True))
+    return shares.charge([RateScope(name, ("requests",), (demand,))], consume=True)
 
 
 @pytest.mark.parametrize(("amount", "replicas", "share"), [(100, 1, 100), (100, 3, 33), (2, 3, 1), (0, 3, 0)])

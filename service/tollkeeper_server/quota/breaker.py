@@ -1,6 +1,7 @@
 """The breaker: keeps requests from waiting for a store that does not answer."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 
@@ -21,6 +22,8 @@ class Breaker:
 
     def __init__(self, probe: Callable[[], Awaitable[None]], *, interval_seconds: float) -> None:
         self._probe = probe
+        self._hurry = asyncio.Event()
+        self._looked = asyncio.Condition()
         self._interval_seconds = interval_seconds
         self._probing: asyncio.Task[None] | None = None
         metrics.REDIS_UP.set(1)
@@ -45,20 +48,36 @@ class Breaker:
             self._probing.cancel()
             await asyncio.wait([self._probing])
 
+    async def look_again(self) -> None:
+        """If open, probe at once, and return when that is done."""
+        if self._probing is not None:
+            self._hurry.set()
+            async with self._looked:
+                await self._looked.wait()
+
     async def _probe_until_back(self) -> None:
         lost_at = time.monotonic()
-        while not await self._is_back():  # noqa: ASYNC110 (only asking can tell)
-            await asyncio.sleep(self._interval_seconds)
+        while not await self._is_back():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._hurry.wait(), self._interval_seconds)
+            self._hurry.clear()
         self._probing = None
         metrics.REDIS_UP.set(1)
         _log.info("redis_back", outage_seconds=round(time.monotonic() - lost_at, 3))
+        await self._tell()
+
+    async def _tell(self) -> None:
+        async with self._looked:
+            self._looked.notify_all()
 
     async def _is_back(self) -> bool:
         try:
             await self._probe()
         except Unavailable:
+            await self._tell()
             return False
         except Exception:  # a fault of ours: it must not keep the breaker open for good unseen
             _log.exception("redis_probe_failed")
+            await self._tell()
             return False
         return True

@@ -1,88 +1,112 @@
-"""Charging: what a request is about to use, counted against every limit of its key."""
+"""Charging: what a request is about to use, counted against every limit of its key and its owner."""
 
+import asyncio
+import contextlib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason
-from tollkeeper_server.core.errors import Unimplemented
-from tollkeeper_server.core.key import Key
-from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
-from tollkeeper_server.core.rate_window import RateDemand, RateStanding
-from tollkeeper_server.quota.rate_store import RateCharge, RateScope
-from tollkeeper_server.quota.rates import Rates
+from tollkeeper_server.core.errors import Unavailable
+from tollkeeper_server.core.key import Key, Owner
+from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Verdict
+from tollkeeper_server.quota.counters import Counters
+from tollkeeper_server.quota.demands import ChargeOutcome, Demands
+from tollkeeper_server.quota.direct import DirectCharges
+from tollkeeper_server.quota.epochs import EpochPassed, Epochs
+from tollkeeper_server.quota.reconciler import Reconciler
+from tollkeeper_server.quota.refills import Refills
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+CONTENTION_SECONDS = 1.0
+"""How long a charge tries to get what others take away before it."""
 
+EPOCHS_MAX = 3
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChargeOutcome:
-    """What limits say to a charge."""
-
-    code: DecisionCode
-    """ALLOWED or RATE_LIMITED."""
-    limits: tuple[LimitState, ...]
-    """Every limit of the key, whether or not its unit was charged."""
-    retry_after: timedelta | None
-    """How long to wait until the same charge fits; None if it fits, or never will."""
-    degradations: tuple[DegradationReason, ...] = ()
+_NOTHING = ChargeOutcome(code=DecisionCode.ALLOWED, limits=(), retry_after=None)
+_RATE_LOCAL = (DegradationReason.RATE_LOCAL,)
+_LEDGER_DIRECT = (DegradationReason.LEDGER_DIRECT, DegradationReason.FIGURES_APPROXIMATE)
 
 
 class Charger:
-    """Charges all limits of a key, or none of them."""
+    """Charges all limits of a key and its owner, or none of them."""
 
-    def __init__(self, *, rates: Rates) -> None:
-        self._rates = rates
+    def __init__(
+        self,
+        *,
+        counters: Counters,
+        refills: Refills,
+        direct: DirectCharges,
+        reconciler: Reconciler,
+        epochs: Epochs,
+    ) -> None:
+        self._counters = counters
+        self._refills = refills
+        self._direct = direct
+        self._reconciler = reconciler
+        self._epochs = epochs
 
-    async def charge(self, key: Key, *, charges: Mapping[str, int], consume: bool) -> ChargeOutcome:
+    async def charge(
+        self,
+        key: Key | None,
+        *,
+        owner: Owner | None = None,
+        charges: Mapping[str, int],
+        consume: bool,
+        request_id: str = "",
+    ) -> ChargeOutcome:
         """Charge amounts by unit; units without a limit, and amounts of 0, always fit.
 
-        Without ``consume`` nothing is charged, and the code is what it would have been. If Redis does not answer,
-        RATE limits are held by this server's share of them, and the answer says so: its states tell of the share.
+        Without ``consume`` nothing is charged, and the code is what it would have been. Under one ``request_id`` a key
+        is charged once, and further calls are given the first answer for 10 minutes; a denial is decided anew. If Redis
+        does not answer, RATE limits are held by this server's share of them and the others in the ledger, and the
+        answer says so. Raises Unavailable if no store answers in time.
         """
-        if not key.limits:
-            return ChargeOutcome(code=DecisionCode.ALLOWED, limits=(), retry_after=None)
-        if any(limit.kind is not LimitKind.RATE for limit in key.limits):
-            raise Unimplemented("QUOTA and SPEND limits are not held yet", reason="LIMIT_KIND_UNIMPLEMENTED")
-        scope = RateScope(
-            _scope_name(key),
-            tuple(limit.name for limit in key.limits),
-            tuple(_demand(limit, charges) for limit in key.limits),
-        )
-        outcome, is_local = await self._rates.charge(RateCharge((scope,), consume=consume))
-        return ChargeOutcome(
-            code=DecisionCode.ALLOWED if outcome.admitted else DecisionCode.RATE_LIMITED,
-            limits=tuple(map(_state, key.limits, outcome.standings)),
-            retry_after=None if outcome.retry_after_us is None else timedelta(microseconds=outcome.retry_after_us),
-            degradations=(DegradationReason.RATE_LOCAL,) if is_local else (),
-        )
+        demands = Demands(key, owner, charges=charges)
+        if not demands.limits:
+            return _NOTHING
+        record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
+        outcome = await self._in_redis(demands, consume=consume, record=record)
+        if outcome is None:
+            outcome = await self._without_redis(demands, consume=consume, record=record)
+        return outcome
 
     async def close(self) -> None:
         """Finish what was asked, and take no more."""
-        await self._rates.close()
+        await self._refills.close()
+        await self._counters.close()
 
+    async def _in_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome | None:
+        """The answer of Redis; None if it gave none."""
+        deadline = asyncio.get_running_loop().time() + CONTENTION_SECONDS
+        while asyncio.get_running_loop().time() < deadline:
+            charge = demands.charge(now_us=self._counters.clock.now_us(), consume=consume, record=record)
+            answer = await self._counters.charge(charge)
+            if answer is None:
+                return None
+            if answer.verdict is Verdict.LACKING:
+                await self._refills.refill(charge, answer)
+            elif answer.verdict is not Verdict.MOVED:  # its clock is known now
+                return self._accepted(demands, charge, answer)
+        raise Unavailable("others take the rest of the limit before this charge", reason="LIMIT_CONTENDED")
 
-def _scope_name(key: Key) -> str:
-    """Where Redis keeps the RATE limits of ``key``: all limits of an owner and of its keys share a slot."""
-    together = f"{key.tenant_id}/{key.owner_id}" if key.owner_id else key.key_id
-    return f"tk:{{{together}}}:rate:{key.key_id}"
+    def _accepted(self, demands: Demands, charge: Charge, answer: ChargeAnswer) -> ChargeOutcome | None:
+        if answer.verdict is Verdict.ADMITTED and charge.consume:
+            for pool, standing in zip(charge.pools, answer.pools, strict=True):
+                if pool.units and not self._reconciler.spend(pool.account, standing.generation, pool.units):
+                    return None
+        return demands.outcome(answer.rates, list(zip(charge.pools, answer.pools, strict=True)))
 
-
-def _demand(limit: Limit, charges: Mapping[str, int]) -> RateDemand:
-    assert limit.window_seconds is not None, "RATE limits slide over a window of fixed length"
-    return RateDemand(limit.amount, limit.window_seconds * 1_000_000, charges.get(limit.unit, 0), limit.shadow)
-
-
-def _state(limit: Limit, standing: RateStanding) -> LimitState:
-    reset_at = None if standing.reset_at_us is None else _EPOCH + timedelta(microseconds=standing.reset_at_us)
-    return LimitState(
-        name=limit.name,
-        kind=limit.kind,
-        unit=limit.unit,
-        limit=standing.amount,
-        used=standing.used,
-        reset_at=reset_at,
-        exceeded=standing.exceeded,
-        shadow=limit.shadow,
-        scope=LimitScope.KEY,
-    )
+    async def _without_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
+        if not demands.are_hard:
+            charge = demands.charge(now_us=0, consume=consume)
+            rates = self._direct.charge_rates(charge.scopes, consume=consume)
+            return demands.outcome(rates, (), degradations=_RATE_LOCAL)
+        degradations = (_RATE_LOCAL if demands.have_rates else ()) + _LEDGER_DIRECT
+        for _ in range(EPOCHS_MAX):
+            with contextlib.suppress(EpochPassed):
+                rates, levels = await self._direct.charge(demands, consume=consume, record=record)
+                return demands.outcome(rates, levels, degradations=degradations)
+            # What others have charged since is in Redis alone, so it is looked at again before the next try.
+            await self._epochs.adopt()
+            await self._counters.look_again()
+            if (outcome := await self._in_redis(demands, consume=consume, record=record)) is not None:
+                return outcome
+        raise Unavailable("Redis comes and goes", reason="REDIS_UNAVAILABLE")

@@ -1,10 +1,10 @@
 """RATE limits without Redis: each server holds its own share of them, in memory."""
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from tollkeeper_server.core.rate_window import RateOutcome, SlidingLog, charge
-from tollkeeper_server.quota.rate_store import RateCharge
+from tollkeeper_server.quota.charge_store import RateScope
 
 SCOPES_MAX = 20_000
 """Most scopes remembered; at most about 20 MB. Those that were not charged for longest go first."""
@@ -25,16 +25,16 @@ class RateShares:
         self._scopes_max = scopes_max
         self._scopes: OrderedDict[str, dict[str, SlidingLog]] = OrderedDict()
 
-    def charge(self, asked: RateCharge) -> RateOutcome:
-        """Make the charge; the standings tell of the share."""
+    def charge(self, scopes: Sequence[RateScope], *, consume: bool) -> RateOutcome:
+        """Make the charge, without ``consume`` as if; the standings tell of the share."""
         replicas = self._live_replicas()
         logs, demands = [], []
-        for scope in asked.scopes:
+        for scope in scopes:
             kept = self._kept(scope.name)
             for limit, demand in zip(scope.limits, scope.demands, strict=True):
                 logs.append(kept.setdefault(limit, SlidingLog()))
                 demands.append(demand._replace(amount=_share(demand.amount, replicas)))
-        return charge(logs, demands, now_us=self._clock_us(), consume=asked.consume)
+        return charge(logs, demands, now_us=self._clock_us(), consume=consume)
 
     def _kept(self, scope: str) -> dict[str, SlidingLog]:
         kept = self._scopes.setdefault(scope, {})

@@ -40,11 +40,20 @@ _UNAVAILABLE = (OSError, RedisError, RedisClusterException)  # TimeoutError is a
 
 
 class Script:
-    """A Lua script, which Redis knows by its digest once it was run there."""
+    """A Lua script, which Redis knows by its digest once it was run there.
 
-    def __init__(self, text: str) -> None:
+    A *pinned* one is known only once it was loaded on purpose: that Redis does not know it tells that Redis was
+    restarted or replaced since.
+    """
+
+    def __init__(self, text: str, *, is_pinned: bool = False) -> None:
         self.text = text
+        self.is_pinned = is_pinned
         self.digest = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class ScriptLost(Unavailable):
+    """Redis does not know a pinned script; it ran nothing."""
 
 
 class Redis:
@@ -86,14 +95,28 @@ class Redis:
         """What ``script`` returns for ``keys``, which share a slot; strings come as bytes.
 
         Raises Unavailable if Redis refuses, fails, or does not answer within ``timeout_seconds``; in the last case
-        the script may have run, or may run later.
+        the script may have run, or may run later. Raises ScriptLost if it is pinned and not known.
         """
         with _translated():
             async with _time_limit(timeout_seconds):
                 try:
                     return await self._client.evalsha(script.digest, len(keys), *keys, *arguments)
                 except NoScriptError:
+                    if script.is_pinned:
+                        raise ScriptLost("Redis was restarted or replaced", reason="REDIS_UNAVAILABLE") from None
                     return await self._client.eval(script.text, len(keys), *keys, *arguments)
+
+    async def load(self, script: Script, *, timeout_seconds: float) -> None:
+        """Make ``script`` known, in a cluster to every primary. Raises Unavailable."""
+        with _translated():
+            async with _time_limit(timeout_seconds):
+                await self._client.script_load(script.text)
+
+    async def knows(self, script: Script, *, timeout_seconds: float) -> bool:
+        """Whether ``script`` is known, in a cluster to every primary. Raises Unavailable."""
+        with _translated():
+            async with _time_limit(timeout_seconds):
+                return all(await self._client.script_exists(script.digest))
 
     def slot(self, key: str) -> int:
         """Keys of one slot may go into one script; on a Redis that is no cluster there is one slot only."""

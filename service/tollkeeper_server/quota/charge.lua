@@ -1,0 +1,376 @@
+-- Charges limits: many independent items in one call, each all or nothing over its limits.
+--
+-- RATE limits are held by logs, kept here alone. The window is the coalesced sliding log of core/rate_window.py, which
+-- says what it promises: never more than `amount` units in any stretch of time as long as the window; a unit comes back
+-- at most a twentieth of a window late.
+-- QUOTA and SPEND limits are spent from pools: units that the ledger in Postgres has debited already. A pool says what
+-- it holds and what the ledger stood at, so a charge that does not fit the limit is told from one for which the pool
+-- must be refilled first. A pool of another epoch is no pool: the store was restarted or replaced since.
+-- The clock is this store's own. Numbers are integers below 2^53, exact in Lua's doubles.
+--
+-- KEYS[i]  what part i is about. An item is a run of parts. All KEYS of a call share a slot.
+-- ARGV[i]  kind, whether the next part belongs to the same item, whether to consume; then by kind:
+--   'R'  logs of one scope (a key, or an owner), all of its RATE limits in one value: number of limits, then for each
+--        its name, amount, window in microseconds, units to charge, and whether it is a shadow limit, which counts and
+--        never denies.
+--   'P'  a pool: amount, units, shadow, and from when to when its window lasts.
+--   'O'  record of a charge that is made once, however often it is asked for: milliseconds to keep it.
+--   'G'  a grant to a pool, an item of its own: generation, whether it makes the pool, units, what the ledger has
+--        debited, revision of the ledger, when the window ends, when the grant expires.
+--
+-- Answers the time, then a list of integers for each item: the verdict; microseconds until the same charge fits, or -1;
+-- for each RATE limit the units used, when all are given back, or -1, and 1 if the charge does not fit else 0; for each
+-- pool the units used or -1, 1 if the charge does not fit else 0, generation or -1, units received, units left.
+
+local EPOCH = '@EPOCH@'
+
+local DENIED, ADMITTED, LACKING, MOVED, REPLAYED = 0, 1, 2, 3, 4
+
+local GRANULES = 20
+local COUNT_MAX = 9007199254740991
+local LOG = '<Bc0dddddHc0'
+local OLDER = '<dd'
+local OLDER_SIZE = 16
+local POOL = '<Bc0dddddd'
+-- How long a denial may rely on what the ledger stood at when the pool was last refilled.
+local FRESH = 1000000
+
+local unpack, pack = struct.unpack, struct.pack
+local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
+
+local function now_us()
+  local time = redis.call('TIME')
+  return time[1] * 1000000 + time[2]
+end
+
+---- Logs. Value: for each limit its name, window, units counted, then the newest entry (first, last, count) and the
+---- older ones (last, count), oldest first. Limits that are not asked for are kept until they count nothing: another
+---- server may know a definition that this one does not know yet.
+
+local function load(key)
+  local logs = {}
+  local value, at = redis.call('GET', key), 1
+  while value and at <= #value do
+    local log = {}
+    log.name, log.window, log.used, log.first, log.last, log.count, log.older, at = unpack(LOG, value, at)
+    logs[#logs + 1] = log
+    logs[log.name] = log
+  end
+  return logs
+end
+
+-- The logs of each scope, by name and in the order in which they are kept. A call reads a scope once and writes it once.
+local scopes = {}
+
+local function open(key)
+  local scope = scopes[key]
+  if not scope then
+    -- Whatever else lies under the key counts as nothing, and is replaced: it must not fail the items of others.
+    local ours, logs = pcall(load, key)
+    scope = {logs = ours and logs or {}, dirty = false}
+    scopes[key] = scope
+  end
+  return scope
+end
+
+local function find(logs, name)
+  local log = logs[name]
+  if not log then
+    log = {name = name, used = 0, first = 0, last = 0, count = 0, older = ''}
+    logs[#logs + 1] = log
+    logs[name] = log
+  end
+  return log
+end
+
+local function save(key, logs, now)
+  local parts, lifetime = {}, 0
+  for _, log in ipairs(logs) do
+    local rest = log.last + log.window - now
+    if rest > 0 then
+      lifetime = max(lifetime, rest)
+      parts[#parts + 1] =
+        pack(LOG, #log.name, log.name, log.window, log.used, log.first, log.last, log.count, #log.older, log.older)
+    end
+  end
+  redis.call('SET', key, table.concat(parts), 'PX', ceil(lifetime / 1000))
+end
+
+-- The store's clock stepped back: what it counted in its future is taken as charged now, and kept so even if nothing is
+-- charged, or it would begin to count anew with every look.
+local function step_back(log, now)
+  while #log.older > 0 do
+    local last, count = unpack(OLDER, log.older, #log.older - OLDER_SIZE + 1)
+    if last <= now then
+      break
+    end
+    log.count = log.count + count
+    log.older = log.older:sub(1, -OLDER_SIZE - 1)
+  end
+  log.first, log.last = now, now
+end
+
+-- Gives back what has left the window.
+local function advance(log, now)
+  local at = 1
+  while at <= #log.older do
+    local last, count = unpack(OLDER, log.older, at)
+    if last + log.window > now then
+      break
+    end
+    log.used = log.used - count
+    at = at + OLDER_SIZE
+  end
+  if at > 1 then
+    log.older = log.older:sub(at)
+  end
+  if log.count > 0 and log.last + log.window <= now then
+    log.used, log.count = 0, 0
+  end
+end
+
+local function add(log, units, now)
+  units = min(units, COUNT_MAX - log.used)
+  if units <= 0 then
+    return
+  end
+  log.used = log.used + units
+  if log.count > 0 and now - log.first < floor(log.window / GRANULES) then
+    log.count = log.count + units
+  else
+    if log.count > 0 then
+      log.older = log.older .. pack(OLDER, log.last, log.count)
+    end
+    log.first, log.count = now, units
+  end
+  log.last = now
+end
+
+-- How long until `surplus` of the units counted are given back.
+local function wait(log, surplus, now)
+  for at = 1, #log.older, OLDER_SIZE do
+    local last, count = unpack(OLDER, log.older, at)
+    surplus = surplus - count
+    if surplus <= 0 then
+      return last + log.window - now
+    end
+  end
+  return log.last + log.window - now
+end
+
+---- Pools. Value: epoch, generation (which pool of its account this is), units received since it was made, units left,
+---- what the ledger had debited at which revision, and when that was heard. A call reads a pool once and writes it once.
+
+local pools = {}
+
+local function read_pool(key)
+  local value = redis.call('GET', key)
+  local pool = {}
+  pool.epoch, pool.generation, pool.received, pool.left, pool.debited, pool.revision, pool.heard = unpack(POOL, value)
+  return pool
+end
+
+local function open_pool(key)
+  local kept = pools[key]
+  if not kept then
+    local ours, pool = pcall(read_pool, key)
+    kept = {pool = ours and pool or nil, dirty = false}
+    pools[key] = kept
+  end
+  return kept
+end
+
+local function save_pool(key, pool, ends)
+  local value = pack(
+    POOL, #pool.epoch, pool.epoch, pool.generation, pool.received, pool.left, pool.debited, pool.revision, pool.heard
+  )
+  redis.call('SET', key, value, 'PXAT', ceil(ends / 1000))
+end
+
+-- Takes a block into its pool. One that is late, or for a pool that is gone, is void: the reconciler gives it back.
+local function grant(i, now)
+  local kept = open_pool(KEYS[i])
+  local generation, makes, units, debited, revision, ends, expires = unpack('<dBddddd', ARGV[i], 4)
+  if now > expires or now >= ends then
+    return {0}
+  end
+  local pool = kept.pool
+  if makes == 1 and (not pool or pool.generation < generation) then
+    pool = {epoch = EPOCH, generation = generation, received = 0, left = 0, debited = 0, revision = -1, heard = now}
+    kept.pool = pool
+  end
+  if not pool or pool.epoch ~= EPOCH or pool.generation ~= generation then
+    return {0}
+  end
+  pool.received = pool.received + units
+  pool.left = pool.left + units
+  if revision > pool.revision then
+    pool.debited, pool.revision, pool.heard = debited, revision, now
+  end
+  kept.dirty, kept.ends = true, ends
+  return {1}
+end
+
+---- Charging.
+
+-- What is asked of the logs of one scope.
+local function demand_rates(i, now, item)
+  local scope = open(KEYS[i])
+  local limits, at = unpack('<B', ARGV[i], 4)
+  for _ = 1, limits do
+    local name, amount, window, units, shadow
+    name, amount, window, units, shadow, at = unpack('<Bc0dddB', ARGV[i], at)
+    local log = find(scope.logs, name)
+    log.window = window
+    if log.last > now then
+      step_back(log, now)
+      scope.dirty = true
+    end
+    advance(log, now)
+    local exceeded = units > 0 and log.used + units > amount
+    local retry = 0
+    if exceeded and shadow == 0 then
+      retry = units > amount and math.huge or wait(log, log.used + units - amount, now)
+    end
+    item.retry = max(item.retry, retry)
+    item.rates[#item.rates + 1] = {scope = scope, log = log, units = units, exceeded = exceeded}
+  end
+end
+
+-- What is asked of one pool.
+local function demand_pool(i, now, item)
+  local kept = open_pool(KEYS[i])
+  local amount, units, shadow, starts, ends = unpack('<ddBdd', ARGV[i], 4)
+  local pool = kept.pool
+  local asked = {kept = kept, units = units, ends = ends, exceeded = false}
+  item.pools[#item.pools + 1] = asked
+  item.moved = item.moved or now < starts or now >= ends
+  if not pool or pool.epoch ~= EPOCH then
+    item.unknown = true
+    return
+  end
+  asked.pool = pool
+  asked.exceeded = units > 0 and pool.debited - pool.left + units > amount
+  if asked.exceeded and shadow == 0 then
+    local age = now - pool.heard
+    item.unknown = item.unknown or age > FRESH or age < 0
+    item.retry = max(item.retry, units > amount and math.huge or ends - now)
+  elseif units > pool.left then
+    item.short = true
+  end
+end
+
+local function demand(i, now, item)
+  local kind = ARGV[i]:sub(1, 1)
+  item.consume = ARGV[i]:byte(3) == 1
+  if kind == 'R' then
+    demand_rates(i, now, item)
+  elseif kind == 'P' then
+    demand_pool(i, now, item)
+  elseif kind == 'O' then
+    item.record, item.keep = KEYS[i], unpack('<d', ARGV[i], 4)
+  end
+end
+
+local function verdict(item)
+  if item.moved then
+    return MOVED
+  elseif item.unknown then
+    return LACKING
+  elseif item.retry > 0 then
+    return DENIED
+  elseif item.short and item.consume then
+    return LACKING
+  end
+  return ADMITTED
+end
+
+local function consume(item, now)
+  for _, asked in ipairs(item.rates) do
+    if asked.units > 0 then
+      add(asked.log, asked.units, now)
+      asked.scope.dirty = true
+    end
+  end
+  for _, asked in ipairs(item.pools) do
+    if asked.units > 0 then
+      asked.pool.left = asked.pool.left - asked.units
+      asked.kept.dirty, asked.kept.ends = true, asked.ends
+    end
+  end
+end
+
+local function answer(item, outcome)
+  local figures = {outcome, item.retry > 0 and item.retry < math.huge and item.retry or -1}
+  for _, asked in ipairs(item.rates) do
+    local log = asked.log
+    figures[#figures + 1] = log.used
+    figures[#figures + 1] = log.count > 0 and log.last + log.window or -1
+    figures[#figures + 1] = asked.exceeded and 1 or 0
+  end
+  for _, asked in ipairs(item.pools) do
+    local pool = asked.pool
+    figures[#figures + 1] = pool and pool.debited - pool.left or -1
+    figures[#figures + 1] = asked.exceeded and 1 or 0
+    figures[#figures + 1] = pool and pool.generation or -1
+    figures[#figures + 1] = pool and pool.received or 0
+    figures[#figures + 1] = pool and pool.left or 0
+  end
+  return figures
+end
+
+-- The answer that the same charge was given before. Should its limits have changed since, they are told as they are.
+local function replay(item)
+  local value = item.consume and redis.call('GET', item.record)
+  if not value then
+    return nil
+  end
+  local figures = #value > 1 and cmsgpack.unpack(value) or {}
+  if #figures ~= 2 + 3 * #item.rates + 5 * #item.pools then
+    item.retry = 0
+    figures = answer(item, REPLAYED)
+  end
+  figures[1] = REPLAYED
+  return figures
+end
+
+-- Charges the item made of the parts `from` to `to`.
+local function charge(from, to, now)
+  local item = {rates = {}, pools = {}, retry = 0}
+  for i = from, to do
+    demand(i, now, item)
+  end
+  local replayed = item.record and replay(item)
+  if replayed then
+    return replayed
+  end
+  local outcome = verdict(item)
+  if outcome == ADMITTED and item.consume then
+    consume(item, now)
+  end
+  local figures = answer(item, outcome)
+  if outcome == ADMITTED and item.consume and item.record then
+    redis.call('SET', item.record, cmsgpack.pack(figures), 'PX', item.keep)
+  end
+  return figures
+end
+
+local now, answers, from = now_us(), {}, 1
+answers[1] = now
+for i = 1, #KEYS do
+  if ARGV[i]:byte(2) == 0 then
+    answers[#answers + 1] = ARGV[i]:sub(1, 1) == 'G' and grant(i, now) or charge(from, i, now)
+    from = i + 1
+  end
+end
+for key, scope in pairs(scopes) do
+  if scope.dirty then
+    save(key, scope.logs, now)
+  end
+end
+for key, kept in pairs(pools) do
+  if kept.dirty then
+    save_pool(key, kept.pool, kept.ends)
+  end
+end
+return answers

@@ -1,0 +1,247 @@
+"""The counters of limits in Redis: many charges in one run of one script."""
+
+import asyncio
+import enum
+import struct
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from typing import NamedTuple
+
+from tollkeeper_server.core.errors import Unavailable
+from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
+from tollkeeper_server.core.windows import Window
+from tollkeeper_server.storage.redis import Redis, Script
+
+SCRIPT = Script(resources.files(__package__).joinpath("charge.lua").read_text())
+
+RECORD_MS = 600_000
+"""How long a charge that is made once is remembered."""
+
+EPOCH_TIMEOUT_SECONDS = 0.5
+
+_MORE, _LAST = 1, 0
+
+
+class RateScope(NamedTuple):
+    """What a charge asks of the RATE limits of one key, or of one owner."""
+
+    name: str
+    """What their logs are kept under."""
+    limits: tuple[str, ...]
+    """Names of the limits."""
+    demands: tuple[RateDemand, ...]
+    """What is asked of each."""
+
+
+class PoolDemand(NamedTuple):
+    """What a charge asks of one QUOTA or SPEND limit."""
+
+    name: str
+    """What its pool is kept under."""
+    account: str
+    """Its account in the ledger."""
+    amount: int
+    units: int
+    shadow: bool
+    window: Window
+
+
+class Charge(NamedTuple):
+    """A charge to limits: to all of them, or to none. The names of all its parts share a hash tag."""
+
+    scopes: tuple[RateScope, ...]
+    consume: bool
+    """False decides as if the charge were made, and charges nothing."""
+    pools: tuple[PoolDemand, ...] = ()
+    record: str = ""
+    """What the charge is remembered under, so that it is made once; empty if it is not."""
+
+
+class Verdict(enum.Enum):
+    """What came of a charge."""
+
+    DENIED = 0
+    ADMITTED = 1
+    LACKING = 2
+    """Pools must be refilled first; nothing was charged."""
+    MOVED = 3
+    """A window was not the one that the store's clock is in; nothing was charged."""
+    REPLAYED = 4
+    """Admitted and charged before."""
+
+
+class PoolStanding(NamedTuple):
+    """Where one QUOTA or SPEND limit stands after the charge or, where nothing was charged, as it is."""
+
+    used: int
+    """-1 if there is no pool."""
+    exceeded: bool
+    generation: int
+    """Which pool of its account this is; -1 if there is none."""
+    received: int
+    """Units that the pool has got so far."""
+    left: int
+    """Units that it still holds."""
+
+
+class ChargeAnswer(NamedTuple):
+    """What the store says to a charge."""
+
+    verdict: Verdict
+    now_us: int
+    """The store's time."""
+    rates: RateOutcome
+    """One standing for each RATE limit; it also says whether the charge was admitted, and when it would be."""
+    pools: tuple[PoolStanding, ...]
+
+
+class Grant(NamedTuple):
+    """A block of units, debited from the ledger, on its way to a pool."""
+
+    name: str
+    generation: int
+    makes_pool: bool
+    units: int
+    debited: int
+    """What the ledger stands at, of which ``revision`` tells old from new."""
+    revision: int
+    ends_us: int
+    expires_us: int
+    """From when on, by the store's clock, the grant is void."""
+
+
+class ChargeStore:
+    """The counters of all limits, in Redis. The clock is Redis's own, so servers need not agree on the time."""
+
+    def __init__(self, redis: Redis, *, script: Script = SCRIPT) -> None:
+        self._redis = redis
+        self._plain = script
+        self._of_epoch: Script | None = None
+
+    async def knows(self, epoch: str) -> bool:
+        """Whether Redis is still in ``epoch``: neither restarted nor replaced since that began. Raises Unavailable."""
+        return await self._redis.knows(self._script_of(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+
+    async def begin(self, epoch: str) -> None:
+        """Let Redis know ``epoch``. Raises Unavailable."""
+        await self._redis.load(self._script_of(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+
+    def enter(self, epoch: str) -> None:
+        """From now on trust the pools of ``epoch`` and no others."""
+        self._of_epoch = self._script_of(epoch)
+
+    async def charge(self, charges: Sequence[Charge], *, timeout_seconds: float) -> list[ChargeAnswer | Unavailable]:
+        """Make each charge on its own, in order, and give what came of it.
+
+        That is Unavailable if Redis failed or did not answer in time; the charge may have been made. ScriptLost says
+        that Redis was restarted or replaced, so that nothing can be known about its pools; nothing was charged.
+        """
+        runs: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
+        for position, charge in enumerate(charges):
+            runs[self._redis.slot(_home(charge)), bool(charge.pools)].append(position)
+        if len(runs) == 1:
+            return await self._run(charges, timeout_seconds)
+        answers: dict[int, ChargeAnswer | Unavailable] = {}
+
+        async def run(positions: list[int]) -> None:
+            outcome = await self._run([charges[position] for position in positions], timeout_seconds)
+            answers.update(zip(positions, outcome, strict=True))
+
+        await asyncio.gather(*map(run, runs.values()))
+        return [answers[position] for position in range(len(charges))]
+
+    async def grant(self, grants: Sequence[Grant], *, timeout_seconds: float) -> None:
+        """Hand blocks to their pools; what does not arrive is void. Raises Unavailable if that cannot be known."""
+        by_slot: defaultdict[int, list[Grant]] = defaultdict(list)
+        for each in grants:
+            by_slot[self._redis.slot(each.name)].append(each)
+        await asyncio.gather(
+            *(
+                self._redis.run(
+                    self._script(with_pools=True),
+                    keys=[each.name for each in together],
+                    arguments=[_grant_argument(each) for each in together],
+                    timeout_seconds=timeout_seconds,
+                )
+                for together in by_slot.values()
+            )
+        )
+
+    async def _run(self, charges: Sequence[Charge], timeout_seconds: float) -> list[ChargeAnswer | Unavailable]:
+        parts = [part for charge in charges for part in _parts(charge)]
+        try:
+            now_us, *answers = await self._redis.run(
+                self._script(with_pools=bool(charges[0].pools)),
+                keys=[key for key, _ in parts],
+                arguments=[argument for _, argument in parts],
+                timeout_seconds=timeout_seconds,
+            )
+        except Unavailable as fault:
+            return [fault] * len(charges)
+        return [_decode(charge, answer, now_us) for charge, answer in zip(charges, answers, strict=True)]
+
+    def _script_of(self, epoch: str) -> Script:
+        return Script(self._plain.text.replace("@EPOCH@", epoch), is_pinned=True)
+
+    def _script(self, *, with_pools: bool) -> Script:
+        if not with_pools:
+            return self._plain
+        if self._of_epoch is None:
+            raise Unavailable("the epoch of Redis is not known yet", reason="REDIS_UNAVAILABLE")
+        return self._of_epoch
+
+
+def _home(charge: Charge) -> str:
+    return charge.scopes[0].name if charge.scopes else charge.pools[0].name
+
+
+def _parts(charge: Charge) -> Iterator[tuple[str, bytes]]:
+    """Key and argument of each part, as the header of charge.lua says."""
+    left = len(charge.scopes) + len(charge.pools) + bool(charge.record)
+
+    def header(kind: bytes) -> bytes:
+        nonlocal left
+        left -= 1
+        return struct.pack("<cBB", kind, _MORE if left else _LAST, charge.consume)
+
+    for scope in charge.scopes:
+        argument = bytearray(header(b"R"))
+        argument.append(len(scope.limits))
+        for limit, demand in zip(scope.limits, scope.demands, strict=True):
+            name = limit.encode()
+            argument += struct.pack(f"<B{len(name)}sdddB", len(name), name, *demand)
+        yield scope.name, bytes(argument)
+    for pool in charge.pools:
+        yield pool.name, header(b"P") + struct.pack("<ddBdd", pool.amount, pool.units, pool.shadow, *pool.window)
+    if charge.record:
+        yield charge.record, header(b"O") + struct.pack("<d", RECORD_MS)
+
+
+def _grant_argument(grant: Grant) -> bytes:
+    _, generation, makes_pool, *numbers = grant
+    return struct.pack("<cBBdBddddd", b"G", _LAST, 0, generation, makes_pool, *numbers)
+
+
+def _decode(charge: Charge, answer: Sequence[int], now_us: int) -> ChargeAnswer:
+    verdict = Verdict(answer[0])
+    figures = iter(answer[2:])
+    demands = [demand for scope in charge.scopes for demand in scope.demands]
+    rates = [(demand, next(figures), next(figures), next(figures)) for demand in demands]
+    pools = [[next(figures) for _ in range(5)] for _ in charge.pools]
+    return ChargeAnswer(
+        verdict,
+        now_us,
+        RateOutcome(
+            admitted=verdict in (Verdict.ADMITTED, Verdict.REPLAYED),
+            standings=tuple(
+                RateStanding(demand.amount, used, reset_at_us if reset_at_us >= 0 else None, exceeded == 1)
+                for demand, used, reset_at_us, exceeded in rates
+            ),
+            retry_after_us=answer[1] if answer[1] >= 0 else None,
+        ),
+        tuple(
+            PoolStanding(used, exceeded == 1, generation, received, left)
+            for used, exceeded, generation, received, left in pools
+        ),
+    )

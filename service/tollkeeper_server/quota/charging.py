@@ -1,0 +1,60 @@
+"""Everything that charging needs, built and kept running."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+
+import structlog
+
+from tollkeeper_server.core.errors import Unavailable
+from tollkeeper_server.quota.charge_store import ChargeStore
+from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.counters import TIMEOUT_SECONDS, Counters
+from tollkeeper_server.quota.direct import DirectCharges
+from tollkeeper_server.quota.epochs import Epochs
+from tollkeeper_server.quota.ledger import Ledger
+from tollkeeper_server.quota.rate_shares import RateShares
+from tollkeeper_server.quota.reconciler import Reconciler
+from tollkeeper_server.quota.refills import Refills
+from tollkeeper_server.storage.postgres import Postgres
+from tollkeeper_server.storage.redis import Redis
+
+_log = structlog.get_logger()
+
+
+@contextlib.asynccontextmanager
+async def charging(
+    postgres: Postgres, redis: Redis, *, timeout_seconds: float = TIMEOUT_SECONDS
+) -> AsyncIterator[Charger]:
+    """A Charger on both stores, and the reconciler beside it, until the block ends.
+
+    ``timeout_seconds`` is how long a charge waits for Redis.
+    """
+    store = ChargeStore(redis)
+    epochs = Epochs(postgres, store=store)
+    reconciler = Reconciler(postgres, epochs=epochs)
+    shares = RateShares(live_replicas=lambda: reconciler.live_servers, clock_us=lambda: time.time_ns() // 1000)
+    counters = Counters(store, restore=reconciler.join, timeout_seconds=timeout_seconds)
+    charger = Charger(
+        counters=counters,
+        refills=Refills(ledger=Ledger(postgres), counters=counters, epochs=epochs),
+        direct=DirectCharges(postgres, shares=shares, epochs=epochs),
+        reconciler=reconciler,
+        epochs=epochs,
+    )
+    try:
+        await reconciler.join()
+    except Unavailable as fault:
+        counters.lose(fault, at="tk:{start}")
+    running = asyncio.create_task(reconciler.run(), name="reconciler")
+    try:
+        yield charger
+    finally:
+        await charger.close()
+        running.cancel()
+        await asyncio.wait([running])
+        try:
+            await reconciler.leave()
+        except Unavailable:
+            _log.warning("quota_server_left_without_word")  # what pools lose from now on stays debited

@@ -1,0 +1,176 @@
+"""What a request asks of all limits of its key and its owner, and what their answers say."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import NamedTuple
+
+from tollkeeper_server.core.decision import DecisionCode, DegradationReason
+from tollkeeper_server.core.key import Key, Owner
+from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
+from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
+from tollkeeper_server.core.windows import moment, window_at
+from tollkeeper_server.quota.charge_store import Charge, PoolDemand, PoolStanding, RateScope
+
+_DENIALS = {
+    LimitKind.RATE: DecisionCode.RATE_LIMITED,
+    LimitKind.QUOTA: DecisionCode.QUOTA_EXCEEDED,
+    LimitKind.SPEND: DecisionCode.SPEND_LIMIT_EXCEEDED,
+}
+_HARDEST_FIRST = (LimitKind.SPEND, LimitKind.QUOTA, LimitKind.RATE)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChargeOutcome:
+    """What limits say to a charge."""
+
+    code: DecisionCode
+    """ALLOWED, RATE_LIMITED, QUOTA_EXCEEDED or SPEND_LIMIT_EXCEEDED; of several the hardest kind is told."""
+    limits: tuple[LimitState, ...]
+    """Every limit of the owner, then of the key, whether or not its unit was charged."""
+    retry_after: timedelta | None
+    """How long to wait until the same charge fits; None if it fits, or never will."""
+    degradations: tuple[DegradationReason, ...] = ()
+
+
+class Holder(NamedTuple):
+    """What limits sit on: a key, or an owner."""
+
+    scope: LimitScope
+    name: str
+    """Unique among holders of its scope."""
+    limits: tuple[Limit, ...]
+    created_at: datetime
+
+
+class Demands:
+    """What a request charges to the limits of a key, of its owner, or of an owner alone."""
+
+    def __init__(self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int]) -> None:
+        self._charges = charges
+        self._home = _home(key, owner)
+        self._holders = tuple(_holders(key, owner))
+        self._limits = [(limit, holder.scope) for holder in self._holders for limit in holder.limits]
+
+    @property
+    def limits(self) -> Sequence[tuple[Limit, LimitScope]]:
+        """Every limit and where it sits."""
+        return self._limits
+
+    @property
+    def have_rates(self) -> bool:
+        """Whether any is a RATE limit."""
+        return any(limit.kind is LimitKind.RATE for limit, _ in self._limits)
+
+    @property
+    def are_hard(self) -> bool:
+        """Whether any is a QUOTA or SPEND limit."""
+        return any(limit.kind is not LimitKind.RATE for limit, _ in self._limits)
+
+    def charge(self, *, now_us: int, consume: bool, record: str = "") -> Charge:
+        """The charge to make at ``now_us``; once only, if it is given the name of a ``record``."""
+        kept = f"tk:{{{self._home}}}:once:{record}" if record else ""
+        return Charge(tuple(self._rates()), consume, tuple(self._pools(now_us)), kept)
+
+    def outcome(
+        self,
+        rates: RateOutcome,
+        pools: Sequence[tuple[PoolDemand, PoolStanding]],
+        *,
+        degradations: tuple[DegradationReason, ...] = (),
+    ) -> ChargeOutcome:
+        """The answer to the request."""
+        standings, levels = iter(rates.standings), iter(pools)
+        states = tuple(
+            _rate_state(limit, scope, next(standings))
+            if limit.kind is LimitKind.RATE
+            else _pool_state(limit, scope, *next(levels))
+            for limit, scope in self._limits
+        )
+        after_us = rates.retry_after_us
+        return ChargeOutcome(
+            code=DecisionCode.ALLOWED if rates.admitted else _denial(states),
+            limits=states,
+            retry_after=None if after_us is None else timedelta(microseconds=after_us),
+            degradations=degradations,
+        )
+
+    def _rates(self) -> Iterator[RateScope]:
+        for holder in self._holders:
+            limits = [limit for limit in holder.limits if limit.kind is LimitKind.RATE]
+            if limits:
+                kept = holder.name if holder.scope is LimitScope.KEY else "owner"
+                yield RateScope(
+                    f"tk:{{{self._home}}}:rate:{kept}",
+                    tuple(limit.name for limit in limits),
+                    tuple(self._rate_demand(limit) for limit in limits),
+                )
+
+    def _rate_demand(self, limit: Limit) -> RateDemand:
+        assert limit.window_seconds is not None, "RATE limits slide over a window of fixed length"
+        return RateDemand(
+            limit.amount, limit.window_seconds * 1_000_000, self._charges.get(limit.unit, 0), limit.shadow
+        )
+
+    def _pools(self, now_us: int) -> Iterator[PoolDemand]:
+        for holder in self._holders:
+            for limit in holder.limits:
+                if limit.kind is LimitKind.RATE:
+                    continue
+                window = window_at(limit, created_at=holder.created_at, instant_us=now_us)
+                # Another window, or another unit, is another account, which begins with nothing.
+                account = f"{holder.scope}/{holder.name}/{limit.name}/{limit.unit}/{window.starts_us}-{window.ends_us}"
+                yield PoolDemand(
+                    f"tk:{{{self._home}}}:pool:{account}",
+                    account,
+                    limit.amount,
+                    self._charges.get(limit.unit, 0),
+                    limit.shadow,
+                    window,
+                )
+
+
+def _holders(key: Key | None, owner: Owner | None) -> Iterator[Holder]:
+    if owner is not None:
+        yield Holder(LimitScope.OWNER, f"{owner.tenant_id}/{owner.owner_id}", owner.limits, owner.created_at)
+    if key is not None:
+        yield Holder(LimitScope.KEY, key.key_id, key.limits, key.created_at)
+
+
+def _home(key: Key | None, owner: Owner | None) -> str:
+    """Hash tag of all that is kept in Redis: limits of an owner and of its keys are charged together, in one slot."""
+    if owner is not None:
+        return f"{owner.tenant_id}/{owner.owner_id}"
+    assert key is not None, "limits sit on a key or an owner"
+    return f"{key.tenant_id}/{key.owner_id}" if key.owner_id else key.key_id
+
+
+def _denial(states: Sequence[LimitState]) -> DecisionCode:
+    exceeded = {state.kind for state in states if state.exceeded and not state.shadow}
+    return _DENIALS[next(kind for kind in _HARDEST_FIRST if kind in exceeded)]
+
+
+def _rate_state(limit: Limit, scope: LimitScope, standing: RateStanding) -> LimitState:
+    reset_at = None if standing.reset_at_us is None else moment(standing.reset_at_us)
+    return _state(limit, scope, amount=standing.amount, used=standing.used, reset_at=reset_at, full=standing.exceeded)
+
+
+def _pool_state(limit: Limit, scope: LimitScope, demand: PoolDemand, standing: PoolStanding) -> LimitState:
+    reset_at = moment(demand.window.ends_us) if standing.used else None
+    return _state(limit, scope, amount=limit.amount, used=standing.used, reset_at=reset_at, full=standing.exceeded)
+
+
+def _state(
+    limit: Limit, scope: LimitScope, *, amount: int, used: int, reset_at: datetime | None, full: bool
+) -> LimitState:
+    return LimitState(
+        name=limit.name,
+        kind=limit.kind,
+        unit=limit.unit,
+        limit=amount,
+        used=used,
+        reset_at=reset_at,
+        exceeded=full,
+        shadow=limit.shadow,
+        scope=scope,
+    )

@@ -1,0 +1,49 @@
+"""Faults to plant in a server: what each protection is for, switched off."""
+
+from collections.abc import Callable, Mapping, Sequence
+
+from tollkeeper_server.core.decision import DecisionCode
+from tollkeeper_server.quota import charge_store, ledger
+from tollkeeper_server.quota.charge_store import ChargeStore
+from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.demands import ChargeOutcome
+from tollkeeper_server.storage.redis import Script
+
+
+def plant(name: str) -> None:
+    """Break this process; the empty name leaves it as it is."""
+    if name:
+        _FAULTS[name]()
+
+
+def _blocks_are_not_debited() -> None:
+    """Redis is believed to know what was used: the ledger hands out blocks and keeps no account."""
+    ledger._REFILL = ledger._REFILL.replace("        debited = debited + units,\n", "")
+
+
+def _any_store_is_trusted() -> None:
+    """The script is sent again to a Redis that forgot it, as usual, and pools have no epoch."""
+    ChargeStore._script_of = lambda self, epoch: Script(charge_store.SCRIPT.text)  # type: ignore[method-assign]
+
+
+def _charges_are_local() -> None:
+    """Each server counts alone, and tells the others later."""
+    used: dict[str, int] = {}
+
+    async def charge(self: Charger, key: object, *, charges: Mapping[str, int], **_: object) -> ChargeOutcome:
+        (limit,) = key.limits  # type: ignore[attr-defined]
+        name = key.key_id  # type: ignore[attr-defined]
+        fits = used.get(name, 0) + 1 <= limit.amount
+        used[name] = used.get(name, 0) + fits
+        code = DecisionCode.ALLOWED if fits else DecisionCode.QUOTA_EXCEEDED
+        return ChargeOutcome(code=code, limits=(), retry_after=None)
+
+    Charger.charge = charge  # type: ignore[assignment, method-assign]
+
+
+_FAULTS: Mapping[str, Callable[[], None]] = {
+    "blocks are not debited": _blocks_are_not_debited,
+    "any store is trusted": _any_store_is_trusted,
+    "charges are local": _charges_are_local,
+}
+NAMES: Sequence[str] = tuple(_FAULTS)

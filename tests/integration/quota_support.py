@@ -1,0 +1,92 @@
+"""What tests of limits share: servers as far as charging goes, keys, limits, and a look into the ledger."""
+
+import contextlib
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import asyncpg
+
+from tollkeeper_server.core.decision import DecisionCode
+from tollkeeper_server.core.key import Key, Owner
+from tollkeeper_server.core.limits import CalendarWindow, Limit, LimitKind
+from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.charging import charging
+from tollkeeper_server.storage.postgres import Postgres
+from tollkeeper_server.storage.redis import Redis
+
+PATIENT_SECONDS = 10.0
+"""So that a busy machine is not taken for a Redis that is down."""
+
+CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+DAY = 86_400
+
+
+@contextlib.asynccontextmanager
+async def server(
+    postgres_url: str, redis_url: str, *, timeout_seconds: float = PATIENT_SECONDS
+) -> AsyncIterator[Charger]:
+    """A Charger with connections of its own, as each server has."""
+    postgres = await Postgres.connect(postgres_url)
+    redis = await Redis.connect(redis_url)
+    try:
+        async with charging(postgres, redis, timeout_seconds=timeout_seconds) as charger:
+            yield charger
+    finally:
+        await redis.close()
+        await postgres.close()
+
+
+def quota(
+    amount: int,
+    *,
+    name: str = "quota",
+    unit: str = "requests",
+    seconds: int | None = DAY,
+    calendar: CalendarWindow | None = None,
+    kind: LimitKind = LimitKind.QUOTA,
+    shadow: bool = False,
+) -> Limit:
+    """A limit over a day, unless another window is given."""
+    window = None if calendar else seconds
+    return Limit(
+        name=name, kind=kind, unit=unit, amount=amount, window_seconds=window, calendar=calendar, shadow=shadow
+    )
+
+
+def rate(amount: int, *, name: str = "rate", seconds: int = 3600) -> Limit:
+    """A RATE limit of requests."""
+    return Limit(name=name, kind=LimitKind.RATE, unit="requests", amount=amount, window_seconds=seconds)
+
+
+def key(*limits: Limit, key_id: str = "key_1", owner_id: str = "") -> Key:
+    """A key of the tenant acme, created at an odd hour so that no window ends soon."""
+    created = datetime.now(UTC) - timedelta(hours=1)
+    return Key(
+        key_id=key_id,
+        tenant_id="acme",
+        owner_id=owner_id,
+        limits=limits,
+        created_at=created.replace(minute=0, second=0, microsecond=0),
+        updated_at=created,
+    )
+
+
+def owner(*limits: Limit, owner_id: str = "owner_1") -> Owner:
+    """An owner of the tenant acme."""
+    created = key().created_at
+    return Owner(owner_id=owner_id, tenant_id="acme", limits=limits, created_at=created, updated_at=created)
+
+
+async def charge(charger: Charger, subject: Key, units: int = 1, *, request_id: str = "") -> DecisionCode:
+    """Charge requests."""
+    outcome = await charger.charge(subject, charges={"requests": units}, consume=True, request_id=request_id)
+    return outcome.code
+
+
+async def debited(postgres_url: str) -> int:
+    """What all accounts together have debited."""
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        return int(await connection.fetchval("SELECT coalesce(sum(debited), 0) FROM quota_ledger"))
+    finally:
+        await connection.close()
