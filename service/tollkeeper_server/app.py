@@ -26,9 +26,7 @@ from tollkeeper_server.keys.commands import CreateKey
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
-from tollkeeper_server.quota.charger import Charger
-from tollkeeper_server.quota.rate_store import RateStore
-from tollkeeper_server.quota.rates import Rates
+from tollkeeper_server.quota.charging import charging
 from tollkeeper_server.settings import PREFIX, Address, Settings, StoreUrls
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.postgres import Postgres
@@ -110,8 +108,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         stack.push_async_callback(confirmations.close)
         directory = KeyDirectory(postgres, keyring=keyring, cache=cache, replica=replica)
         stack.push_async_callback(directory.close)
-        charger = Charger(rates=Rates(RateStore(redis)))
-        stack.push_async_callback(charger.close)
+        charger = await stack.enter_async_context(charging(postgres, redis))
         usage = UsageRecorder()
         await stack.enter_async_context(_counting(usage, postgres))
         verifier = Verifier(directory=directory, charger=charger, usage=usage, clock=_now)
