@@ -15,6 +15,7 @@ from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.server import register
+from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.core.cache import RecordCache
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.key import ROOT_TENANT
@@ -70,6 +71,7 @@ class Application:
 
     keys: KeyService
     usage: UsageService
+    audit: AuditService
     verifier: Verifier
     authenticator: CallerAuthenticator
     profiles: ProfileLibrary | None
@@ -115,6 +117,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         yield Application(
             keys=KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now),
             usage=UsageService(postgres=postgres, clock=_now),
+            audit=AuditService(postgres=postgres),
             verifier=verifier,
             authenticator=CallerAuthenticator(verifier),
             profiles=await stack.enter_async_context(_profiles(settings)),
@@ -180,6 +183,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             verifier=parts.verifier,
             keys=parts.keys,
             usage=parts.usage,
+            audit=parts.audit,
             clock=_now,
             with_reflection=settings.serves_reflection,
         )

@@ -73,16 +73,15 @@ class Api:
         return (("authorization", f"Bearer {created.api_key}"),)
 
     async def call(self, method: str, request: Message | None, *, metadata: Metadata, timeout: float = 5) -> Any:
-        """Call any RPC by its name; a stream with one request, for its first answer. None sends an empty message."""
+        """Call any RPC by its name; of a stream only what it says unasked. None sends an empty message."""
         descriptor = METHODS[method]
         path = f"/{descriptor.containing_service.full_name}/{method}"
         answer = GetMessageClass(descriptor.output_type)
         request = GetMessageClass(descriptor.input_type)() if request is None else request
         if descriptor.client_streaming:
+            # Not written to: grpc.aio tells a write that a refusal overtakes as an internal error of the client.
             stream = self.channel.stream_stream(path, type(request).SerializeToString, answer.FromString)
-            async for response in stream(iter([request]), metadata=metadata, timeout=timeout):
-                return response
-            return None
+            return await stream(metadata=metadata, timeout=timeout).read()
         unary = self.channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
         return await unary(request, metadata=metadata, timeout=timeout)
 
@@ -100,6 +99,7 @@ async def api_on(postgres_url: str, redis_url: str, **gate: Any) -> AsyncIterato
             verifier=parts.verifier,
             keys=parts.keys,
             usage=parts.usage,
+            audit=parts.audit,
             clock=lambda: datetime.now(UTC),
             with_reflection=True,
         )

@@ -6,13 +6,15 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
+import asyncpg
+
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.credential import Keyring
 from tollkeeper_server.core.key import ROOT_TENANT
 from tollkeeper_server.keys.commands import CreatedKey, CreateKey
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
-from tollkeeper_server.storage.postgres import Postgres
+from tollkeeper_server.storage.postgres import Postgres, connect
 
 KEYRING = Keyring(peppers={1: b"p" * 32}, tag_keys={1: b"t" * 32})
 ROOT = Caller(key_id="key_root", tenant_id=ROOT_TENANT, permissions=("tollkeeper:*",), address="192.0.2.1")
@@ -40,15 +42,16 @@ class Keys:
     service: KeyService
     postgres: Postgres
     clock: Clock
+    owner: "asyncpg.Connection[asyncpg.Record]"
+    """Who may do everything in the database."""
 
     async def create(self, caller: Caller = ROOT, /, **fields: object) -> CreatedKey:
         """A new key; of the tenant "acme" unless told."""
         return await self.service.create(caller, CreateKey(**{"tenant_id": "acme", **fields}))  # type: ignore[arg-type]
 
     async def rows(self, query: str, *values: object) -> list[dict[str, object]]:
-        """What the database holds."""
-        async with self.postgres.connection() as connection:
-            return [dict(row) for row in await connection.fetch(query, *values)]
+        """What the database holds; or what is done to it behind the service's back."""
+        return [dict(row) for row in await self.owner.fetch(query, *values)]
 
     async def until(self, query: str) -> None:
         """Wait until the database answers ``query`` with true."""
@@ -67,8 +70,10 @@ async def keys_on(url: str, *, keyring: Keyring = KEYRING) -> AsyncIterator[Keys
     postgres, clock = await Postgres.connect(url), Clock()
     confirmations = Confirmations(postgres, clock=clock)
     service = KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=clock)
+    owner = await connect(url, as_owner=True)
     try:
-        yield Keys(service, postgres, clock)
+        yield Keys(service, postgres, clock, owner)
     finally:
+        await owner.close()
         await confirmations.close()
         await postgres.close()

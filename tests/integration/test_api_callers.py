@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.integration.api_support import METHODS, Api, api_on
 from tests.tools.refusals import refused
-from tollkeeper.v1 import key_service_pb2, verification_service_pb2
+from tollkeeper.v1 import audit_service_pb2, key_service_pb2, verification_service_pb2
 from tollkeeper_server.api.server import SERVICES
 from tollkeeper_server.core.caller import CallerPermission
 
@@ -46,6 +46,7 @@ AVAILABLE = {
     "RevokeKey",
     "GetUsage",
     "ListFindings",
+    "ListAuditEvents",
 }
 
 
@@ -123,6 +124,7 @@ async def test_a_caller_that_names_another_tenant_is_refused(api: Api) -> None:
         ("CheckQuota", verification_service_pb2.CheckQuotaRequest(api_key="x", tenant_id="other")),
         ("CreateKey", key_service_pb2.CreateKeyRequest(tenant_id="other")),
         ("ListKeys", key_service_pb2.ListKeysRequest(tenant_id="other")),
+        ("ListAuditEvents", audit_service_pb2.ListAuditEventsRequest(tenant_id="other")),
     ]:
         with refused(grpc.StatusCode.PERMISSION_DENIED) as details:
             await api.call(method, request, metadata=acme)

@@ -15,6 +15,7 @@ from tollkeeper_server.core.errors import InvalidArgument, PermissionDenied
 from tollkeeper_server.core.key import Key, KeyState
 from tollkeeper_server.keys.commands import KeyPage, ListKeys, RevokeKey
 from tollkeeper_server.keys.store import page_statement
+from tollkeeper_server.storage.postgres import acting_in
 
 
 @pytest.fixture
@@ -182,7 +183,7 @@ async def many_keys(keys: Keys) -> Keys:
         for number, tenant_id in enumerate(("acme", "other")):
             await keys.create(tenant_id=tenant_id)
             await connection.execute(MANY_KEYS, MANY, number * MANY, tenant_id)
-        await connection.execute("ANALYZE keys")
+    await keys.rows("ANALYZE keys")
     return keys
 
 
@@ -190,8 +191,7 @@ async def test_a_page_touches_little_more_than_its_rows(many_keys: Keys) -> None
     for filters, before in itertools.product(FILTERS, (None, f"key_{MANY // 2:022}")):
         query = ListKeys(**filters)
         text, values = page_statement(query, tenant_id="acme", before=before, now=many_keys.clock())
-        async with many_keys.postgres.transaction() as connection:
-            await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
+        async with many_keys.postgres.connection() as connection, acting_in("acme", connection):
             plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", *values)
         root = orjson.loads(plan)[0]["Plan"]
         assert root["Shared Hit Blocks"] + root["Shared Read Blocks"] <= query.page_size + 10, plan

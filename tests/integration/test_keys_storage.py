@@ -62,8 +62,16 @@ async def test_waiting_for_a_connection_counts_as_well(single: Postgres) -> None
     assert await answer(single) == 42
 
 
-async def test_a_connection_lost_under_a_statement_is_unavailable(single: Postgres) -> None:
-    await unavailable(single, "SELECT pg_terminate_backend(pg_backend_pid())")
+async def test_a_connection_lost_under_a_statement_is_unavailable(empty_postgres_url: str, single: Postgres) -> None:
+    owner = await asyncpg.connect(empty_postgres_url)
+    pid = await answer(single, "SELECT pg_backend_pid()")
+    lost = asyncio.create_task(unavailable(single, "SELECT pg_sleep(30)"))
+    async with asyncio.timeout(5):
+        while not await owner.fetchval("SELECT state = 'active' FROM pg_stat_activity WHERE pid = $1", pid):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    await owner.execute("SELECT pg_terminate_backend($1)", pid)
+    await owner.close()
+    await lost
     assert await answer(single) == 42
 
 
@@ -79,7 +87,7 @@ async def test_a_connection_lost_while_idle_is_replaced(empty_postgres_url: str,
 
 async def test_too_many_connections_are_unavailable(empty_postgres_url: str) -> None:
     admin = await asyncpg.connect(empty_postgres_url)
-    await admin.execute("CREATE ROLE crowded LOGIN CONNECTION LIMIT 1")
+    await admin.execute("CREATE ROLE crowded LOGIN IN ROLE tollkeeper_app CONNECTION LIMIT 1")
     crowded = await Postgres.connect(empty_postgres_url.replace("postgres@", "crowded@"))
     async with crowded.connection():
         await unavailable(crowded)
@@ -108,7 +116,7 @@ async def test_a_transaction_that_fails_leaves_nothing(single: Postgres) -> None
             await connection.execute("INSERT INTO numbers VALUES (1)")
             await connection.execute("SELECT 1 / 0")
 
-    await answer(single, "CREATE TABLE numbers (number int)")
+    await answer(single, "CREATE TEMP TABLE numbers (number int)")
     with pytest.raises(asyncpg.DivisionByZeroError):
         await insert_and_fail()
     assert await answer(single, "SELECT count(*) FROM numbers") == 0
@@ -116,6 +124,7 @@ async def test_a_transaction_that_fails_leaves_nothing(single: Postgres) -> None
 
 async def test_the_pool_recovers_after_postgres_crashed_and_after_it_was_away(tmp_path: Path) -> None:
     async with embedded_stores(tmp_path, durable=False) as urls:
+        await migrate(urls.postgres)
         postgres = await Postgres.connect(urls.postgres, pool_size=3)
         async with postgres.connection(), postgres.connection() as other:
             os.kill(await other.fetchval("SELECT pg_backend_pid()"), signal.SIGKILL)  # Postgres then ends all others
@@ -168,11 +177,11 @@ async def test_many_processes_may_migrate_at_once_and_again(empty_postgres_url: 
 
 
 async def test_an_older_and_a_later_schema_are_told_apart(postgres_url: str) -> None:
-    postgres = await Postgres.connect(postgres_url)
-    await answer(postgres, "UPDATE alembic_version SET version_num = '0001'")
+    owner = await asyncpg.connect(postgres_url)
+    await owner.execute("UPDATE alembic_version SET version_num = '0001'")
     assert "run `tollkeeper-server migrate`" in (await schema_problem(postgres_url) or "")
-    await answer(postgres, "UPDATE alembic_version SET version_num = '9999'")
+    await owner.execute("UPDATE alembic_version SET version_num = '9999'")
     assert "upgrade the server" in (await schema_problem(postgres_url) or "")
     with pytest.raises(StartupError, match="upgrade the server"):
         await migrate(postgres_url)
-    await postgres.close()
+    await owner.close()

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tollkeeper.v1 import key_service_pb2, limit_pb2, verification_service_pb2
+from tollkeeper.v1 import audit_service_pb2, key_service_pb2, limit_pb2, verification_service_pb2
 
 KEY_ID = "key_0123456789abcdefABCDEF"
 DAY = 86_400
@@ -37,6 +37,10 @@ def list_keys(**fields: Any) -> Message:
 
 def revoke(**fields: Any) -> Message:
     return key_service_pb2.RevokeKeyRequest(**fields)
+
+
+def list_audit_events(**fields: Any) -> Message:
+    return audit_service_pb2.ListAuditEventsRequest(**fields)
 
 
 def with_limit(**fields: Any) -> Message:
@@ -108,6 +112,10 @@ ALLOWED: list[Message] = [
     list_keys(page_token="a-_Z" * 128, tenant_id="acme"),
     revoke(key_id=KEY_ID, reason=5, comment="c" * 512, request_id="r"),
     revoke(api_key="x"),
+    list_audit_events(),
+    list_audit_events(key_id=KEY_ID, owner_id="o" * 128, actor="a|" * 64, action="CreateKey", page_size=2**31 - 1),
+    list_audit_events(start_time=Timestamp(seconds=0), end_time=Timestamp(seconds=0), tenant_id="acme"),
+    list_audit_events(page_token="a-_Z" * 128),
 ]
 
 FORBIDDEN: list[tuple[Message, str]] = [
@@ -255,4 +263,15 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (revoke(key_id=KEY_ID, comment="c" * 513), "comment"),
     (revoke(key_id=KEY_ID, comment="\0"), "comment"),
     (revoke(key_id=KEY_ID, request_id=" "), "request_id"),
+    (list_audit_events(key_id="key_1"), "key_id"),
+    (list_audit_events(owner_id="o" * 129), "owner_id"),
+    (list_audit_events(actor="a" * 129), "actor"),
+    (list_audit_events(actor="a\0"), "actor"),
+    (list_audit_events(action="Create Key"), "action"),
+    (list_audit_events(action="A" * 65), "action"),
+    (list_audit_events(start_time=Timestamp(nanos=-1)), "start_time"),
+    (list_audit_events(end_time=Timestamp(seconds=2**40)), "end_time"),
+    (list_audit_events(page_size=-1), "page_size"),
+    (list_audit_events(page_token="+"), "page_token"),
+    (list_audit_events(tenant_id="A"), "tenant_id"),
 ]

@@ -41,6 +41,7 @@ TABLES = [
     validation.GET_KEY,
     validation.LIST_KEYS,
     validation.REVOKE_KEY,
+    validation.LIST_AUDIT_EVENTS,
     validation.LIMIT,
 ]
 

@@ -22,8 +22,9 @@ KNOWS = {
     "keys": {"core", "startup", "storage"},
     "quota": {"core", "startup", "storage"},
     "usage": {"core", "startup", "storage", "keys"},
+    "audit": {"core", "startup", "storage"},
     "verify": {"core", "startup", "storage", "keys", "quota", "usage"},
-    "api": {"core", "keys", "quota", "usage", "verify"},
+    "api": {"core", "audit", "keys", "quota", "usage", "verify"},
     "edge": {"core", "keys", "quota", "verify", "api"},
     "settings": {"core", "startup"},
     "embedded": {"startup", "settings"},
@@ -33,7 +34,7 @@ KNOWS = {
 
 AT_HOME = {
     ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "tollkeeper", "envoy"): {"api", "edge", "app"},
-    ("asyncpg", "sqlalchemy", "alembic"): {"storage", "keys", "verify", "quota", "embedded"},
+    ("asyncpg", "sqlalchemy", "alembic"): {"audit", "storage", "keys", "verify", "quota", "embedded"},
     ("redis",): {"storage", "quota", "embedded"},
     ("pydantic", "pydantic_settings"): {"settings"},
     ("typer",): {"cli"},

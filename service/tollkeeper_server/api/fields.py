@@ -41,6 +41,7 @@ api_key = at_most_bytes(API_KEY_BYTES_MAX)
 given_api_key = at_most_bytes(API_KEY_BYTES_MAX, at_least=1)
 environment = matching(r"[A-Za-z0-9_.-]{0,64}", 'must be 0 to 64 of A-Z, a-z, 0-9, "_", "-" and "."')
 key_id = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digits')
+key_id_or_empty = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digits', or_empty=True)
 owner_id = matching(_OWNER_CHARACTERS + "{1,128}", f"must be 1 to 128 {_OWNER_ALLOWED}")
 owner_id_or_empty = matching(_OWNER_CHARACTERS + "{0,128}", f"must be 0 to 128 {_OWNER_ALLOWED}")
 prefix = matching(

@@ -16,6 +16,7 @@ from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.keys import KeyServicer
 from tollkeeper_server.api.usage import UsageServicer
 from tollkeeper_server.api.verification import VerificationServicer
+from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.usage.service import UsageService
 from tollkeeper_server.verify.verifier import Verifier
@@ -38,6 +39,7 @@ def register(
     verifier: Verifier,
     keys: KeyService,
     usage: UsageService,
+    audit: AuditService,
     clock: Callable[[], datetime],
     with_reflection: bool,
 ) -> HealthServicer:
@@ -46,7 +48,7 @@ def register(
         VERIFICATION_SERVICE: VerificationServicer(verifier=verifier, metrics=gate.metrics),
         KEY_SERVICE: KeyServicer(keys=keys, clock=clock),
         USAGE_SERVICE: UsageServicer(usage=usage),
-        AUDIT_SERVICE: AuditServicer(),
+        AUDIT_SERVICE: AuditServicer(audit=audit),
     }
     if with_reflection:
         servicers[REFLECTION_SERVICE] = ReflectionServicer()

@@ -2,7 +2,14 @@
 
 from collections.abc import Sequence
 
-from tollkeeper.v1 import key_pb2, key_service_pb2, limit_pb2, usage_service_pb2, verification_service_pb2
+from tollkeeper.v1 import (
+    audit_service_pb2,
+    key_pb2,
+    key_service_pb2,
+    limit_pb2,
+    usage_service_pb2,
+    verification_service_pb2,
+)
 from tollkeeper_server.api import fields
 from tollkeeper_server.api.rules import (
     NONE,
@@ -195,6 +202,21 @@ LIST_FINDINGS = Rules(
     {
         "key_id": fields.key_id,
         "owner_id": fields.owner_id,
+        "start_time": moment,
+        "end_time": moment,
+        "page_size": between(0, INT32_MAX),
+        "page_token": matching(r"[A-Za-z0-9_=-]{0,512}", "must be empty, or the next_page_token of the page before"),
+        "tenant_id": fields.tenant_id,
+    },
+)
+
+LIST_AUDIT_EVENTS = Rules(
+    audit_service_pb2.ListAuditEventsRequest,
+    {
+        "key_id": fields.key_id_or_empty,
+        "owner_id": fields.owner_id_or_empty,
+        "actor": text(at_most=128),
+        "action": matching(r"[A-Za-z]{0,64}", 'must be the name of a call, as "CreateKey", or empty'),
         "start_time": moment,
         "end_time": moment,
         "page_size": between(0, INT32_MAX),

@@ -8,11 +8,12 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import NullPool
 
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.postgres import connect
+from tollkeeper_server.storage.roles import fence
 
 LOCK_WAIT_SECONDS = 60.0
 
@@ -26,7 +27,9 @@ async def migrate(url: str) -> None:
     Several processes may do this at once: one works, the others wait for it. Raises StartupError if Postgres cannot be
     reached, if the wait takes longer than a minute, or if the schema belongs to a later version of this server.
     """
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(url), poolclass=NullPool)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: connect(url, as_owner=True), poolclass=NullPool
+    )
     async with engine.connect() as connection:
         # The lock lives as long as the connection, which is closed below.
         try:
@@ -39,6 +42,8 @@ async def migrate(url: str) -> None:
         if current not in _known_revisions():
             raise StartupError(_newer(current))
         await connection.run_sync(_upgrade)
+        await connection.run_sync(fence)
+        await connection.commit()
 
 
 async def schema_problem(url: str) -> str | None:
@@ -46,7 +51,9 @@ async def schema_problem(url: str) -> str | None:
 
     Raises StartupError if Postgres cannot be reached.
     """
-    engine = create_async_engine("postgresql+asyncpg://", async_creator=lambda: connect(url), poolclass=NullPool)
+    engine = create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: connect(url, as_owner=True), poolclass=NullPool
+    )
     async with engine.connect() as connection:
         current = await connection.run_sync(_current_revision)
     head = _scripts().get_current_head()
@@ -56,6 +63,12 @@ async def schema_problem(url: str) -> str | None:
         return _newer(current)
     have = "no schema yet" if current is None else f"schema {current}"
     return f"the database has {have}, this server needs schema {head}: run `tollkeeper-server migrate`"
+
+
+def _engine(url: str) -> AsyncEngine:
+    return create_async_engine(
+        "postgresql+asyncpg://", async_creator=lambda: connect(url, as_owner=True), poolclass=NullPool
+    )
 
 
 def _newer(current: str | None) -> str:

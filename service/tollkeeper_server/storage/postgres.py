@@ -18,6 +18,9 @@ CLOSE_SECONDS = 5.0
 STATEMENT_SECONDS_MAX = 60.0
 """Longest that a statement may take, whatever time its block is given."""
 
+APPLICATION_ROLE = "tollkeeper_app"
+"""Whom every connection of a server acts as, whoever it logs in as: see ``storage.roles``."""
+
 # Every statement is small and served by an index. So its plan is made once on each connection, not for every execution,
 # which takes longer than the statement; and one made while a table was small must not read all of it when it has grown.
 _SESSION = {
@@ -26,7 +29,14 @@ _SESSION = {
     "jit": "off",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    # Callers' keys and root callers cross tenants; what belongs to one narrows itself with ``acting_in``.
+    "tollkeeper.tenant": "*",
 }
+_SERVING = _SESSION | {"role": APPLICATION_ROLE}
+
+_ACT_IN = """
+    SELECT set_config('tollkeeper.tenant', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)
+"""
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
 
@@ -63,7 +73,7 @@ class Postgres:
                 max_cached_statement_lifetime=0,
                 timeout=CONNECT_SECONDS,
                 command_timeout=STATEMENT_SECONDS_MAX,
-                server_settings=_SESSION,
+                server_settings=_SERVING,
             )
             async with pool.acquire(timeout=CONNECT_SECONDS):
                 return cls(pool)
@@ -98,10 +108,25 @@ class Postgres:
             yield connection
 
 
-async def connect(url: str) -> "asyncpg.Connection[asyncpg.Record]":
-    """One connection outside any pool; raises StartupError if it cannot be had."""
+async def connect(url: str, *, as_owner: bool = False) -> "asyncpg.Connection[asyncpg.Record]":
+    """One connection outside any pool; raises StartupError if it cannot be had.
+
+    ``as_owner`` acts as whoever the URL logs in as, which migrations need.
+    """
     with _startup_errors(url):
-        return await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=_SESSION)
+        settings = _SESSION if as_owner else _SERVING
+        return await asyncpg.connect(url, timeout=CONNECT_SECONDS, server_settings=settings)
+
+
+@asynccontextmanager
+async def acting_in(tenant_id: str, connection: Connection) -> AsyncIterator[None]:
+    """A transaction in which rows of other tenants do not exist, and statements are planned for their values.
+
+    Which index serves a page best depends on the values: an owner may have every key, or one.
+    """
+    async with connection.transaction():
+        await connection.execute(_ACT_IN, tenant_id)
+        yield
 
 
 async def _keep_session(_: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -137,6 +162,11 @@ def _startup_errors(url: str) -> Iterator[None]:
     except (asyncpg.ClientConfigurationError, ValueError) as error:
         expected = "postgresql://user:password@host:port/database"
         raise StartupError(f"the Postgres URL is not valid; expected {expected}") from error
+    except (asyncpg.InvalidParameterValueError, asyncpg.InsufficientPrivilegeError) as error:  # of the role
+        raise StartupError(
+            f"cannot become {APPLICATION_ROLE} in Postgres at {_place(url)}: run `tollkeeper-server migrate` as the"
+            f" owner of the database, and GRANT {APPLICATION_ROLE} to whom this server logs in as"
+        ) from error
     except (asyncpg.PostgresError, asyncpg.InterfaceError) as error:
         raise StartupError(f"cannot use Postgres at {_place(url)}: {str(error).splitlines()[0]}") from error
 
