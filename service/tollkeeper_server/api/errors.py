@@ -60,8 +60,8 @@ STATUS_CODES: dict[type[TollkeeperError], grpc.StatusCode] = {
 
 
 def status_code(fault: TollkeeperError) -> grpc.StatusCode:
-    """The gRPC status code of a fault."""
-    return STATUS_CODES[type(fault)]
+    """The gRPC status code of a fault: that of its class, or of the nearest one that has a code."""
+    return next(STATUS_CODES[kind] for kind in type(fault).__mro__ if kind in STATUS_CODES)
 
 
 def status_of(fault: TollkeeperError, *, request_id: str) -> status_pb2.Status:
