@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from tollkeeper_server.core.caller import Caller
-from tollkeeper_server.core.errors import FailedPrecondition
 from tollkeeper_server.edge.http_request import HttpRequest
 from tollkeeper_server.edge.profile import EdgeCode, Profile
 from tollkeeper_server.edge.route_context import RouteContext
@@ -52,17 +51,3 @@ def wanted_by(asked: Asked) -> Wanted:
         charges=route.charges if context.charges is None else context.charges,
         creation=route.creation,
     )
-
-
-def tenant_of(profile: Profile, caller: Caller) -> str:
-    """Whose keys a profile speaks of; a root caller sees everyone's, so there the profile has to say it.
-
-    Raises PermissionDenied if they are not the caller's to see, FailedPrecondition if the profile does not say.
-    """
-    if caller.is_root and not profile.tenant_id:
-        raise FailedPrecondition(
-            f'profile "{profile.name}" names no tenant, and the calling gateway belongs to none',
-            reason="PROFILE_WITHOUT_TENANT",
-            metadata={"profile": profile.name},
-        )
-    return caller.tenant(profile.tenant_id)

@@ -18,6 +18,7 @@ from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import InvalidArgument, PermissionDenied, Unauthenticated, Violation
 from tollkeeper_server.edge.asked import Asked
+from tollkeeper_server.edge.callers import tenant_of
 from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.credentials import find_credential
 from tollkeeper_server.edge.outcome import Outcome, outcome_of
@@ -39,6 +40,7 @@ class KeyCreator:
 
     async def create(self, asked: Asked, creation: KeyCreation) -> Outcome:
         """The new key, in the tenant of the profile and owned by whoever creates it; or why there is none."""
+        tenant_id = tenant_of(asked.profile, asked.caller)
         credential = find_credential(asked.request, asked.profile.sources)
         if credential.conflict:
             return outcome_of(asked, EdgeCode.CREDENTIALS_CONFLICT)
@@ -48,7 +50,7 @@ class KeyCreator:
         try:
             creator = await self._authenticator.authenticate(credential.api_key, address=str(address or ""))
             creator.require(CallerPermission.KEYS_WRITE)
-            request = _request(asked, creation, owner_id=creator.key_id)
+            request = _request(asked, creation, tenant_id=tenant_id, owner_id=creator.key_id)
             CREATE_KEY.check(request)
             created = await self._keys.create(creator, create_key_from(request))
         except Unauthenticated:
@@ -64,11 +66,11 @@ def _denied(asked: Asked, code: DecisionCode) -> Outcome:
     return Outcome(code=code, profile=asked.profile, request_id=asked.request_id)
 
 
-def _request(asked: Asked, creation: KeyCreation, *, owner_id: str) -> key_service_pb2.CreateKeyRequest:
+def _request(asked: Asked, creation: KeyCreation, *, tenant_id: str, owner_id: str) -> key_service_pb2.CreateKeyRequest:
     """What is asked for; raises InvalidArgument if that cannot be read."""
     wishes = _wishes(asked.request.body)
     return key_service_pb2.CreateKeyRequest(
-        tenant_id=asked.profile.tenant_id,
+        tenant_id=tenant_id,
         owner_id=owner_id,
         name=wishes.get("name", ""),
         description=wishes.get("description", ""),

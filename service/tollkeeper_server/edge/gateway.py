@@ -10,7 +10,8 @@ from tollkeeper_server.core.decision import Decision, DecisionCode
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.policy import Use
-from tollkeeper_server.edge.asked import Asked, Wanted, tenant_of
+from tollkeeper_server.edge.asked import Asked, Wanted
+from tollkeeper_server.edge.callers import tenant_of
 from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.credentials import Credential, find_credential
 from tollkeeper_server.edge.http_request import UNREADABLE

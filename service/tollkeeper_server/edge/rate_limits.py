@@ -14,7 +14,7 @@ from tollkeeper_server.api.handler import Call, rpc
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import InvalidArgument, NotFound, Violation
-from tollkeeper_server.edge.asked import tenant_of
+from tollkeeper_server.edge.callers import tenant_of
 from tollkeeper_server.edge.library import ProfileLibrary
 from tollkeeper_server.edge.outcome import Outcome, answer_of, limit_headers
 from tollkeeper_server.edge.profile import Profile

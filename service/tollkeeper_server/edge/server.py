@@ -1,6 +1,7 @@
 """Everything that gateways call, put onto a gRPC server of its own."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 
 import grpc
@@ -12,6 +13,7 @@ from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.server import generic_handler
 from tollkeeper_server.edge.authorization import AuthorizationServicer
+from tollkeeper_server.edge.callers import PatientAuthenticator
 from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.creation import KeyCreator
 from tollkeeper_server.edge.gateway import Gateway
@@ -45,8 +47,9 @@ def register_edge(
         ),
         RATE_LIMIT_SERVICE: RateLimitServicer(verifier=verifier, profiles=profiles, clock=clock),
     }
+    patient = replace(gate, authenticator=PatientAuthenticator(gate.authenticator))
     for service, servicer in servicers.items():
-        server.add_generic_rpc_handlers((generic_handler(service, servicer, gate),))
+        server.add_generic_rpc_handlers((generic_handler(service, servicer, patient),))
     health = HealthServicer([service.full_name for service in servicers])
     health_pb2_grpc.add_HealthServicer_to_server(health, server)
     return health
