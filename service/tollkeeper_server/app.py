@@ -41,8 +41,8 @@ from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.replica import Replica
 from tollkeeper_server.verify.verifier import Verifier
 
-MESSAGE_BYTES_MAX = 1024 * 1024
-"""Largest request: a batch of 1,000 verifications with a kilobyte for each."""
+MESSAGE_BYTES_MAX = 8 * 1024 * 1024
+"""Largest request: a batch of 1,000 verifications, each with all that it may carry."""
 METADATA_BYTES_MAX = 8 * 1024
 
 CACHE_BOUNDS = {"entries_max": 100_000, "unknown_max": 100_000, "tombstones_max": 100_000, "age_max_seconds": 60}

@@ -1,5 +1,6 @@
 """Callers prove who they are with keys of their own, through the same Verifier as everyone else."""
 
+from functools import lru_cache
 from ipaddress import ip_address
 
 from tollkeeper_server.core.caller import Caller
@@ -25,7 +26,7 @@ class CallerAuthenticator:
             Verification(
                 api_key=token,
                 tenant_id=None,
-                use=Use(client_ip=ip_address(address) if address else None),
+                use=_use_from(address),
                 charges={},
                 by_caller=True,
             )
@@ -37,3 +38,9 @@ class CallerAuthenticator:
         key = decision.key
         assert key is not None, "what is allowed was proven"
         return Caller(key_id=key.key_id, tenant_id=key.tenant_id, permissions=key.permissions, address=address)
+
+
+@lru_cache(maxsize=4096)
+def _use_from(address: str) -> Use:
+    """Callers are few, and their addresses are parsed once."""
+    return Use(client_ip=ip_address(address) if address else None)
