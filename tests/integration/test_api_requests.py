@@ -11,7 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from tests.integration.api_support import METHODS, Api, api_on
 from tests.tools.refusals import details_of, refused
 from tests.tools.requests import ALLOWED, FORBIDDEN, QUOTA, RATE, Limit, create, verify, with_limit
-from tollkeeper.v1 import key_service_pb2, verification_service_pb2
+from tollkeeper.v1 import audit_service_pb2, key_service_pb2, usage_service_pb2, verification_service_pb2
 
 METHOD_OF = {method.input_type.full_name: name for name, method in METHODS.items()}
 
@@ -26,13 +26,19 @@ def needs_more_than_its_shape(request: Message) -> grpc.StatusCode:
             return grpc.StatusCode.UNIMPLEMENTED
         case key_service_pb2.CreateKeyRequest() if "expires_at" in fields:
             return grpc.StatusCode.INVALID_ARGUMENT
-        case key_service_pb2.ListKeysRequest() if "page_token" in fields:
+        case (
+            key_service_pb2.ListKeysRequest()
+            | audit_service_pb2.ListAuditEventsRequest()
+            | usage_service_pb2.ListFindingsRequest()
+        ) if "page_token" in fields:
             return grpc.StatusCode.INVALID_ARGUMENT
         case (
             key_service_pb2.GetKeyRequest()
             | key_service_pb2.RevokeKeyRequest()
             | verification_service_pb2.CheckQuotaRequest()
         ):
+            return grpc.StatusCode.NOT_FOUND
+        case usage_service_pb2.GetUsageRequest() | usage_service_pb2.ListFindingsRequest() if "key_id" in fields:
             return grpc.StatusCode.NOT_FOUND
     return grpc.StatusCode.OK
 

@@ -5,8 +5,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
+from typing import Any
 
-from tests.integration.keys_support import Keys, keys_on
+from tests.integration.keys_support import KEYRING, Keys, keys_on
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.key import ROOT_TENANT, Key
@@ -45,15 +46,14 @@ class Usage:
     def upkeep(self) -> UsageUpkeep:
         return UsageUpkeep(postgres=self.keys.postgres, clock=lambda: self.now)
 
-    async def key(self, tenant_id: str = "acme", **fields: object) -> SecretRecord:
+    async def key(self, tenant_id: str = "acme", **fields: Any) -> SecretRecord:
         """A new key as a verification finds it."""
         created = await self.keys.create(tenant_id=tenant_id, **fields)
-        (digest,) = await self.keys.rows("SELECT digest FROM secrets WHERE key_id = $1", created.key.key_id)
-        return await self.record_of(digest["digest"])
+        return await self.record_of(KEYRING.digest(created.api_key))
 
-    async def record_of(self, digest: object) -> SecretRecord:
+    async def record_of(self, digest: bytes) -> SecretRecord:
         async with self.keys.postgres.connection() as connection:
-            records, _ = await find_by_digests(connection, [digest])  # type: ignore[list-item]
+            records, _ = await find_by_digests(connection, [digest])
         (record,) = records.values()
         return record
 
@@ -72,15 +72,15 @@ class Usage:
         for _ in range(times):
             self.recorder.record(secret, code=code, charges=charges, client_ip=address, now=at or self.now)
 
-    async def stored(self, secret: SecretRecord, *, at: datetime, **use: object) -> None:
+    async def stored(self, secret: SecretRecord, *, at: datetime, **use: Any) -> None:
         """Use a key at a time, and have it stored."""
-        self.use(secret, at=at, **use)  # type: ignore[arg-type]
+        self.use(secret, at=at, **use)
         assert await self.flusher.flush()
 
-    async def buckets(self, key: Key | None = None, **query: object) -> list[UsageBucket]:
+    async def buckets(self, key: Key | None = None, /, **query: Any) -> list[UsageBucket]:
         """What is told of a key's usage, or of that which the query names."""
         fields = {"granularity": Granularity.MINUTE, **query} | ({"key_id": key.key_id} if key else {})
-        return list(await self.service.get_usage(READER, GetUsage(**fields)))  # type: ignore[arg-type]
+        return list(await self.service.get_usage(READER, GetUsage(**fields)))
 
     async def total(self, key: Key, counter: str) -> int:
         """The sum of a counter over all times, as stored."""
@@ -91,9 +91,9 @@ class Usage:
         )
         return int(str(row["total"]))
 
-    async def findings(self, caller: Caller = READER, **query: object) -> list[Finding]:
+    async def findings(self, caller: Caller = READER, **query: Any) -> list[Finding]:
         """The newest findings."""
-        page = await self.service.list_findings(caller, ListFindings(**query))  # type: ignore[arg-type]
+        page = await self.service.list_findings(caller, ListFindings(**query))
         return list(page.findings)
 
 

@@ -8,7 +8,7 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tollkeeper.v1 import audit_service_pb2, key_service_pb2, limit_pb2, verification_service_pb2
+from tollkeeper.v1 import audit_service_pb2, key_service_pb2, limit_pb2, usage_service_pb2, verification_service_pb2
 
 KEY_ID = "key_0123456789abcdefABCDEF"
 DAY = 86_400
@@ -41,6 +41,14 @@ def revoke(**fields: Any) -> Message:
 
 def list_audit_events(**fields: Any) -> Message:
     return audit_service_pb2.ListAuditEventsRequest(**fields)
+
+
+def get_usage(**fields: Any) -> Message:
+    return usage_service_pb2.GetUsageRequest(**fields)
+
+
+def list_findings(**fields: Any) -> Message:
+    return usage_service_pb2.ListFindingsRequest(**fields)
 
 
 def with_limit(**fields: Any) -> Message:
@@ -112,6 +120,11 @@ ALLOWED: list[Message] = [
     list_keys(page_token="a-_Z" * 128, tenant_id="acme"),
     revoke(key_id=KEY_ID, reason=5, comment="c" * 512, request_id="r"),
     revoke(api_key="x"),
+    get_usage(key_id=KEY_ID),
+    get_usage(owner_id="o" * 128, start_time=Timestamp(), end_time=Timestamp(seconds=1), granularity=3, tenant_id="a"),
+    list_findings(),
+    list_findings(key_id=KEY_ID, start_time=Timestamp(seconds=1), end_time=Timestamp(), page_size=2**31 - 1),
+    list_findings(owner_id="o", page_token="a-_Z" * 128, tenant_id="a"),
     list_audit_events(),
     list_audit_events(key_id=KEY_ID, owner_id="o" * 128, actor="a|" * 64, action="CreateKey", page_size=2**31 - 1),
     list_audit_events(start_time=Timestamp(seconds=0), end_time=Timestamp(seconds=0), tenant_id="acme"),
@@ -263,6 +276,21 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (revoke(key_id=KEY_ID, comment="c" * 513), "comment"),
     (revoke(key_id=KEY_ID, comment="\0"), "comment"),
     (revoke(key_id=KEY_ID, request_id=" "), "request_id"),
+    (get_usage(), "subject"),
+    (get_usage(key_id="key_1"), "key_id"),
+    (get_usage(owner_id=""), "owner_id"),
+    (get_usage(key_id=KEY_ID, start_time=Timestamp(nanos=-1)), "start_time"),
+    (get_usage(key_id=KEY_ID, end_time=Timestamp(seconds=253_402_300_800)), "end_time"),
+    (get_usage(key_id=KEY_ID, granularity=4), "granularity"),
+    (get_usage(key_id=KEY_ID, granularity=-1), "granularity"),
+    (get_usage(owner_id="o", tenant_id="ACME"), "tenant_id"),
+    (list_findings(key_id=""), "key_id"),
+    (list_findings(owner_id="o" * 129), "owner_id"),
+    (list_findings(start_time=Timestamp(nanos=10**9)), "start_time"),
+    (list_findings(end_time=Timestamp(nanos=-1)), "end_time"),
+    (list_findings(page_size=-1), "page_size"),
+    (list_findings(page_token=" "), "page_token"),
+    (list_findings(tenant_id="-"), "tenant_id"),
     (list_audit_events(key_id="key_1"), "key_id"),
     (list_audit_events(owner_id="o" * 129), "owner_id"),
     (list_audit_events(actor="a" * 129), "actor"),

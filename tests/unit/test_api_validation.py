@@ -27,9 +27,10 @@ from tests.tools.requests import (
     with_limit,
     with_metadata,
 )
-from tollkeeper.v1 import key_service_pb2
+from tollkeeper.v1 import key_service_pb2, usage_service_pb2
 from tollkeeper_server.api import validation
 from tollkeeper_server.api.convert_keys import create_key_from, list_keys_from, revoke_key_from
+from tollkeeper_server.api.convert_usage import get_usage_from, list_findings_from
 from tollkeeper_server.api.rules import Rules
 from tollkeeper_server.core.errors import InvalidArgument
 
@@ -43,6 +44,8 @@ TABLES = [
     validation.REVOKE_KEY,
     validation.LIST_AUDIT_EVENTS,
     validation.LIMIT,
+    validation.GET_USAGE,
+    validation.LIST_FINDINGS,
 ]
 
 RULES: dict[str, Rules] = {rules.message.DESCRIPTOR.name: rules for rules in TABLES}
@@ -167,14 +170,30 @@ listings = st.builds(
 )
 revocations = st.builds(key_service_pb2.RevokeKeyRequest, api_key=texts, reason=enums, comment=texts)
 
+usages = st.builds(
+    usage_service_pb2.GetUsageRequest,
+    owner_id=texts,
+    start_time=st.none() | timestamps,
+    end_time=st.none() | timestamps,
+    granularity=enums,
+)
+searches = st.builds(
+    usage_service_pb2.ListFindingsRequest,
+    start_time=st.none() | timestamps,
+    page_size=st.integers(-(2**31), 2**31 - 1),
+    page_token=texts,
+)
+
 CONVERSIONS: dict[str, Callable[[Any], object]] = {
     "CreateKeyRequest": create_key_from,
     "ListKeysRequest": list_keys_from,
     "RevokeKeyRequest": revoke_key_from,
+    "GetUsageRequest": get_usage_from,
+    "ListFindingsRequest": list_findings_from,
 }
 
 
-@given(creations | listings | revocations)
+@given(creations | listings | revocations | usages | searches)
 def test_any_request_is_either_refused_or_converted_and_never_breaks_the_server(request: Message) -> None:
     if not faults(request):
         CONVERSIONS[request.DESCRIPTOR.name](request)

@@ -16,7 +16,7 @@ from tollkeeper_server.usage.recorder import KeyMinute, Network, UsageRecorder
 from tollkeeper_server.usage.store import add_counters, note_ended, note_networks, note_uses
 
 FLUSH_SECONDS = 5.0
-BATCH_KEY_MINUTES = 500
+BATCH_KEY_MINUTES = 250
 """What fits into one transaction without holding up the event loop, or others' rows."""
 TOLD_MAX = 100_000
 

@@ -20,6 +20,7 @@ from tollkeeper_server.usage.queries import (
 from tollkeeper_server.usage.reading import read_buckets, read_findings
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_BEGINNING = datetime.min.replace(tzinfo=UTC)
 _BUCKETS_DEFAULT = {Granularity.MINUTE: 60, Granularity.HOUR: 24, Granularity.DAY: 30}
 _SKEW = timedelta(days=1)
 """Nothing is counted further in the future than this, whatever a server's clock says."""
@@ -84,18 +85,13 @@ def _range(query: GetUsage, *, now: datetime) -> tuple[datetime, datetime]:
     """Where the first bucket starts, and where the last one ends."""
     length = timedelta(seconds=query.granularity)
     end = query.end_time or now
-    if query.start_time is None:
-        # Before the first day of the calendar there is nothing either.
-        start = max(end, _EPOCH) - _BUCKETS_DEFAULT[query.granularity] * length
-    else:
-        start = query.start_time
+    start = query.start_time or end - min(_BUCKETS_DEFAULT[query.granularity] * length, end - _BEGINNING)
     if end <= start:
         raise InvalidArgument([Violation("end_time", "must be after start_time")])
-    start = _floor(start, length)
     if end - start > BUCKETS_MAX * length:
         raise InvalidArgument([Violation("end_time", f"must be at most {BUCKETS_MAX} buckets after start_time")])
-    last = min(end, max(now, start) + _SKEW)
-    return start, -((_EPOCH - last) // length) * length + _EPOCH
+    last = min(end, now + _SKEW)
+    return _floor(start, length), -((_EPOCH - last) // length) * length + _EPOCH
 
 
 def _floor(moment: datetime, length: timedelta) -> datetime:

@@ -12,6 +12,8 @@ from tollkeeper_server.usage.recorder import Network
 NETWORKS_MAX = 32
 """A key that is used from so many client networks has no usual ones; no more are kept."""
 
+_BIGINT_MAX = 2**63 - 1
+
 # The server's row says which batches are in. It is locked first, so a batch that is sent again, even while its first
 # sending is still under way, finds out whether that got through.
 _ADD_COUNTERS = """
@@ -23,7 +25,7 @@ _ADD_COUNTERS = """
     )
     INSERT INTO usage_buckets AS bucket (subject, starts_at, seconds, counter, amount)
     SELECT subject, starts_at, 60, counter, amount
-    FROM new, unnest($3::text[], $4::timestamptz[], $5::text[], $6::numeric[])
+    FROM new, unnest($3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
         AS it (subject, starts_at, counter, amount)
     ORDER BY subject, starts_at, counter
     ON CONFLICT (subject, starts_at, seconds, counter) DO UPDATE SET amount = bucket.amount + excluded.amount
@@ -111,7 +113,8 @@ async def add_counters(
 ) -> None:
     """Add amounts to the minutes they belong to, unless batch ``number`` of this server is in already."""
     subjects, times, names = zip(*counters, strict=True)
-    await connection.execute(_ADD_COUNTERS, server_id, number, subjects, times, names, list(counters.values()))
+    amounts = [min(amount, _BIGINT_MAX) for amount in counters.values()]
+    await connection.execute(_ADD_COUNTERS, server_id, number, subjects, times, names, amounts)
 
 
 async def note_uses(connection: Connection, uses: Mapping[bytes, datetime]) -> set[bytes]:
