@@ -4,12 +4,15 @@ import asyncio
 import sys
 from collections.abc import Coroutine
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import uvloop
 
 from tollkeeper_server.app import create_root_key
+from tollkeeper_server.edge.document import Faulty
+from tollkeeper_server.edge.library import read_profiles
 from tollkeeper_server.serve import serve
 from tollkeeper_server.settings import load_settings
 from tollkeeper_server.startup import StartupError
@@ -64,6 +67,29 @@ def create_root_key_command() -> None:
     """Create a key that may do everything, and print its API key: the first one of a new database, or one more."""
     settings = load_settings()
     typer.echo(_run(create_root_key(settings, settings.given_postgres_url())))
+
+
+profiles_app = typer.Typer(help="Look after the profiles of public APIs.", no_args_is_help=True)
+app.add_typer(profiles_app, name="profiles")
+
+
+@profiles_app.callback()
+def profiles() -> None: ...
+
+
+@profiles_app.command(name="check")
+def check_profiles_command(
+    directory: Annotated[
+        Path | None, typer.Argument(help="Where the profiles are; else TOLLKEEPER_PROFILES.", show_default=False)
+    ] = None,
+) -> None:
+    """Read all profiles as the server would. Each fault is told with its file and line; exit code 1 if there is any."""
+    try:
+        found = read_profiles(directory or load_settings().given_profiles())
+    except Faulty as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(code=1) from None
+    typer.echo(f"{len(found)} profiles: {', '.join(found.names)}")
 
 
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
