@@ -16,6 +16,12 @@ from tests.e2e.server_process import ServerProcess, run
 from tollkeeper import AsyncClient
 from tollkeeper.v1 import key_service_pb2, key_service_pb2_grpc, verification_service_pb2, verification_service_pb2_grpc
 
+IS_BLOCKED = """
+    SELECT count(*) > 0 FROM pg_stat_activity
+    WHERE datname = current_database() AND backend_type = 'client backend' AND wait_event_type = 'Lock'
+"""
+"""Whether a statement waits for a lock in this database."""
+
 Metadata = tuple[tuple[str, str], ...]
 
 
@@ -135,7 +141,7 @@ async def test_what_is_under_way_when_the_server_is_told_to_stop_is_finished(
         async with AsyncClient(server.address, token=token, timeout=30) as client:
             await blocker.execute("BEGIN; LOCK TABLE audit_events IN EXCLUSIVE MODE")
             creating = asyncio.create_task(client.create_key(name="late"))
-            await eventually(lambda: blocker.fetchval("SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"))
+            await eventually(lambda: blocker.fetchval(IS_BLOCKED))
             server.process.send_signal(signal.SIGTERM)
             await eventually(lambda: refuses_connections(server.address))
             await blocker.execute("COMMIT")
