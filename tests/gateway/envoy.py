@@ -22,16 +22,21 @@ DESCRIPTOR_SET = ROOT / "protos" / "tollkeeper.v1.binpb"
 Config = dict[str, Any]
 
 
-def example(*, service_key_file: Path, endpoints: Mapping[str, Sequence[str]], on_free_ports: bool = True) -> Config:
-    """The shipped configuration as it is, but for paths and addresses; ``endpoints`` are host:port by cluster."""
+def example(
+    *, service_key_file: Path, endpoints: Mapping[str, Sequence[str]], ports: Mapping[str, int] | None = None
+) -> Config:
+    """The shipped configuration as it is, but for paths and addresses.
+
+    ``endpoints`` are host:port by cluster, ``ports`` those to listen on by listener; a free one for those left out.
+    """
     config: Config = yaml.safe_load((DEPLOY / "envoy" / "envoy.yaml").read_text())
     static = config["static_resources"]
     static["secrets"][0]["generic_secret"]["secret"]["filename"] = str(service_key_file)
     (transcoder,) = (each for each in http_filters(config, "management") if each["name"].endswith("json_transcoder"))
     transcoder["typed_config"]["proto_descriptor"] = str(DESCRIPTOR_SET)
-    if on_free_ports:
-        for place in (config["admin"], *static["listeners"]):
-            place["address"]["socket_address"]["port_value"] = 0
+    config["admin"]["address"]["socket_address"]["port_value"] = 0
+    for listener in static["listeners"]:
+        listener["address"]["socket_address"]["port_value"] = (ports or {}).get(listener["name"], 0)
     for name, addresses in endpoints.items():
         cluster(config, name)["load_assignment"]["endpoints"] = [{"lb_endpoints": list(map(_endpoint, addresses))}]
     return config
