@@ -114,8 +114,10 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         usage = UsageRecorder()
         await stack.enter_async_context(_counting(usage, postgres))
         verifier = Verifier(directory=directory, charger=charger, usage=usage, clock=_now)
+        keys = KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now)
+        stack.push_async_callback(keys.close)
         yield Application(
-            keys=KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now),
+            keys=keys,
             usage=UsageService(postgres=postgres, clock=_now),
             audit=AuditService(postgres=postgres),
             verifier=verifier,

@@ -75,5 +75,6 @@ async def keys_on(url: str, *, keyring: Keyring = KEYRING) -> AsyncIterator[Keys
         yield Keys(service, postgres, clock, owner)
     finally:
         await owner.close()
+        await service.close()
         await confirmations.close()
         await postgres.close()

@@ -14,7 +14,8 @@ from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.errors import InvalidArgument, PermissionDenied
 from tollkeeper_server.core.key import Key, KeyState
 from tollkeeper_server.keys.commands import KeyPage, ListKeys, RevokeKey
-from tollkeeper_server.keys.store import page_statement
+from tollkeeper_server.keys.listing import page_statement
+from tollkeeper_server.keys.pages import Cursor
 from tollkeeper_server.storage.postgres import acting_in
 
 
@@ -188,9 +189,9 @@ async def many_keys(keys: Keys) -> Keys:
 
 
 async def test_a_page_touches_little_more_than_its_rows(many_keys: Keys) -> None:
-    for filters, before in itertools.product(FILTERS, (None, f"key_{MANY // 2:022}")):
+    for filters, after in itertools.product(FILTERS, (None, Cursor(f"key_{MANY // 2:022}"))):
         query = ListKeys(**filters)
-        text, values = page_statement(query, tenant_id="acme", before=before, now=many_keys.clock())
+        text, values = page_statement(query, tenant_id="acme", after=after, now=many_keys.clock())
         async with many_keys.postgres.connection() as connection, acting_in("acme", connection):
             plan = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {text}", *values)
         root = orjson.loads(plan)[0]["Plan"]

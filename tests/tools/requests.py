@@ -4,11 +4,19 @@ import math
 from typing import Any
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tollkeeper.v1 import audit_service_pb2, key_service_pb2, limit_pb2, usage_service_pb2, verification_service_pb2
+from tollkeeper.v1 import (
+    audit_service_pb2,
+    key_pb2,
+    key_service_pb2,
+    limit_pb2,
+    usage_service_pb2,
+    verification_service_pb2,
+)
 
 KEY_ID = "key_0123456789abcdefABCDEF"
 DAY = 86_400
@@ -33,6 +41,15 @@ def create(**fields: Any) -> Message:
 
 def list_keys(**fields: Any) -> Message:
     return key_service_pb2.ListKeysRequest(**fields)
+
+
+def update(paths: list[str], **fields: Any) -> Message:
+    key = key_pb2.Key(**{"key_id": KEY_ID, **fields})
+    return key_service_pb2.UpdateKeyRequest(key=key, update_mask=FieldMask(paths=paths))
+
+
+def rotate(**fields: Any) -> Message:
+    return key_service_pb2.RotateKeyRequest(**{"key_id": KEY_ID, **fields})
 
 
 def revoke(**fields: Any) -> Message:
@@ -118,6 +135,16 @@ ALLOWED: list[Message] = [
     list_keys(),
     list_keys(owner_id="o" * 128, environment="e" * 64, state=4, prefix="ila", page_size=2**31 - 1),
     list_keys(page_token="a-_Z" * 128, tenant_id="acme"),
+    list_keys(expires_before=Timestamp(), created_before=Timestamp(), api_key_created_before=Timestamp()),
+    update(["name"]),
+    update(["name", "expires_at"], name="n" * 128, etag="0" * 16, allowed_cidrs=["not looked at"]),
+    update(["limits"], limits=[Limit(name="x", kind=RATE, amount=1, window=Duration(seconds=1))]),
+    key_service_pb2.DisableKeyRequest(key_id=KEY_ID, request_id="r"),
+    key_service_pb2.EnableKeyRequest(key_id=KEY_ID, request_id="r"),
+    key_service_pb2.EndOverlapRequest(key_id=KEY_ID, request_id="r"),
+    rotate(),
+    rotate(overlap=Duration(seconds=0)),
+    rotate(overlap=Duration(seconds=366 * DAY), request_id="r"),
     revoke(key_id=KEY_ID, reason=5, comment="c" * 512, request_id="r"),
     revoke(api_key="x"),
     get_usage(key_id=KEY_ID),
@@ -268,6 +295,30 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (list_keys(page_token="not one of ours"), "page_token"),
     (list_keys(page_token="a" * 513), "page_token"),
     (list_keys(tenant_id="ACME"), "tenant_id"),
+    (list_keys(expires_before=Timestamp(nanos=-1)), "expires_before"),
+    (list_keys(created_before=Timestamp(nanos=-1)), "created_before"),
+    (list_keys(api_key_created_before=Timestamp(nanos=-1)), "api_key_created_before"),
+    (update([]), "update_mask"),
+    (update(["owner_id"]), "update_mask"),
+    (update(["name", "name"]), "update_mask"),
+    (update(["key.name"]), "update_mask"),
+    (update(["name"], key_id=""), "key.key_id"),
+    (update(["name"], etag="W/1"), "key.etag"),
+    (update(["name"], name="n" * 129), "key.name"),
+    (update(["description"], description="d" * 1025), "key.description"),
+    (update(["permissions"], permissions=["ok", "not ok"]), "key.permissions[1]"),
+    (update(["resources"], resources=["r" * 129]), "key.resources[0]"),
+    (update(["allowed_cidrs"], allowed_cidrs=["10.0.0.0/8", "10.1.0.0/16"]), "key.allowed_cidrs[1]"),
+    (update(["limits"], limits=[Limit(name="x", kind=RATE, amount=1)]), "key.limits[0].window"),
+    (update(["metadata"], metadata={"x": "y" * 4089}), "key.metadata"),
+    (update(["expires_at"], expires_at=Timestamp(nanos=-1)), "key.expires_at"),
+    (key_service_pb2.UpdateKeyRequest(update_mask=FieldMask(paths=["name"])), "key.key_id"),
+    (key_service_pb2.DisableKeyRequest(), "key_id"),
+    (key_service_pb2.EnableKeyRequest(key_id="x"), "key_id"),
+    (key_service_pb2.EndOverlapRequest(key_id=KEY_ID, request_id=" "), "request_id"),
+    (rotate(key_id=""), "key_id"),
+    (rotate(overlap=Duration(nanos=-1)), "overlap"),
+    (rotate(overlap=Duration(seconds=366 * DAY, nanos=1)), "overlap"),
     (revoke(), "subject"),
     (revoke(key_id="tk_x"), "key_id"),
     (revoke(api_key=""), "api_key"),

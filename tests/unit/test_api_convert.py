@@ -1,6 +1,7 @@
 """Conversions between the contract and the domain lose nothing that the contract promises to keep."""
 
 import enum
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_network
 from typing import Any
@@ -185,11 +186,16 @@ def test_every_field_of_a_key_is_told() -> None:
         revoked_at=NOW,
         revoke_reason=RevokeReason.COMPROMISED,
         last_used_at=NOW,
+        api_key_created_at=NOW,
+        overlap_ends_at=NOW + timedelta(seconds=1),
         revision=7,
     )
     message = convert_keys.key_message(full, now=NOW)
     told = {field.name for field, _ in message.ListFields()}
-    assert told == set(key_pb2.Key.DESCRIPTOR.fields_by_name) - {"rotation"}
+    assert told == set(key_pb2.Key.DESCRIPTOR.fields_by_name) - {"rotation"}  # a revoked key has none
+    rotating = convert_keys.key_message(replace(full, stored_state=KeyState.ACTIVE, old_last_used_at=NOW), now=NOW)
+    assert rotating.rotation.overlap_ends_at == convert.timestamp_from(NOW + timedelta(seconds=1))
+    assert rotating.rotation.old_last_used_at == convert.timestamp_from(NOW)
     assert list(message.allowed_cidrs) == ["192.0.2.0/24", "2001:db8::/32"]
     assert message.state == key_pb2.KEY_STATE_REVOKED
 

@@ -1,5 +1,6 @@
 """Key identifiers, page tokens and the fingerprints of requests: what holds of them whatever goes in."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,10 +9,10 @@ from hypothesis import strategies as st
 
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.errors import InvalidArgument
-from tollkeeper_server.core.key import KeyState
+from tollkeeper_server.core.key import Key, KeyState
 from tollkeeper_server.keys.commands import ListKeys
-from tollkeeper_server.keys.ids import KEY_ID_PATTERN, new_key_id
-from tollkeeper_server.keys.pages import last_key_id, page_token
+from tollkeeper_server.keys.ids import KEY_ID_PATTERN, first_key_id, new_key_id
+from tollkeeper_server.keys.pages import Cursor, cursor, page_token
 from tollkeeper_server.keys.requests import Request
 
 MOMENTS = st.datetimes(
@@ -21,7 +22,14 @@ MOMENTS = st.datetimes(
 )
 WORDS = st.text(max_size=20)
 QUERIES = st.builds(
-    ListKeys, owner_id=WORDS, environment=WORDS, prefix=WORDS, state=st.none() | st.sampled_from(KeyState)
+    ListKeys,
+    owner_id=WORDS,
+    environment=WORDS,
+    prefix=WORDS,
+    state=st.none() | st.sampled_from(KeyState),
+    expires_before=st.none() | MOMENTS,
+    created_before=st.none() | MOMENTS,
+    api_key_created_before=st.none() | MOMENTS,
 )
 CALLER = Caller(key_id="key_1", tenant_id="acme", permissions=())
 
@@ -39,25 +47,34 @@ def test_key_ids_of_one_moment_differ() -> None:
     assert len({new_key_id(now) for _ in range(1000)}) == 1000
 
 
-@given(QUERIES, WORDS, MOMENTS)
-def test_a_page_token_gives_back_where_the_page_ended(query: ListKeys, tenant_id: str, created_at: datetime) -> None:
-    key_id = new_key_id(created_at)
-    token = page_token(query, tenant_id=tenant_id, last_key_id=key_id)
-    assert last_key_id(with_token(query, token), tenant_id=tenant_id) == key_id
+@given(MOMENTS, MOMENTS)
+def test_a_moment_divides_the_key_ids_made_before_from_those_made_later(moment: datetime, made_at: datetime) -> None:
+    assert (new_key_id(made_at) < first_key_id(moment)) == (made_at < moment)
+
+
+@given(QUERIES, WORDS, MOMENTS, MOMENTS)
+def test_a_page_token_gives_back_where_the_page_ended(
+    query: ListKeys, tenant_id: str, created_at: datetime, expires_at: datetime
+) -> None:
+    last = key(created_at, expires_at)
+    token = page_token(query, tenant_id=tenant_id, last=last)
+    expected = Cursor(last.key_id, None if query.expires_before is None else expires_at)
+    assert cursor(replace(query, page_token=token), tenant_id=tenant_id) == expected
 
 
 @given(QUERIES, QUERIES, WORDS, WORDS)
 def test_a_page_token_is_refused_with_other_filters(one: ListKeys, other: ListKeys, mine: str, theirs: str) -> None:
-    token = page_token(one, tenant_id=mine, last_key_id=new_key_id(datetime.now(UTC)))
+    now = datetime.now(UTC)
+    token = page_token(one, tenant_id=mine, last=key(now, now))
     if (one, mine) != (other, theirs):
         with pytest.raises(InvalidArgument):
-            last_key_id(with_token(other, token), tenant_id=theirs)
+            cursor(replace(other, page_token=token), tenant_id=theirs)
 
 
 @given(st.text(min_size=1) | st.binary(min_size=1).map(lambda junk: junk.decode("latin-1")))
 def test_garbage_is_no_page_token(token: str) -> None:
     with pytest.raises(InvalidArgument) as fault:
-        last_key_id(ListKeys(page_token=token), tenant_id="acme")
+        cursor(ListKeys(page_token=token), tenant_id="acme")
     assert [violation.field for violation in fault.value.violations] == ["page_token"]
 
 
@@ -83,11 +100,11 @@ def fingerprint(content: dict[str, object]) -> bytes:
     return Request.by(CALLER, "CreateKey", request_id="r", content=content).fingerprint
 
 
-def with_token(query: ListKeys, token: str) -> ListKeys:
-    return ListKeys(
-        owner_id=query.owner_id,
-        environment=query.environment,
-        prefix=query.prefix,
-        state=query.state,
-        page_token=token,
+def key(created_at: datetime, expires_at: datetime) -> Key:
+    return Key(
+        key_id=new_key_id(created_at),
+        tenant_id="acme",
+        created_at=created_at,
+        updated_at=created_at,
+        expires_at=expires_at,
     )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -36,6 +37,11 @@ def inverse(numbers: Mapping[DomainT, NumberT]) -> dict[NumberT, DomainT]:
 def datetime_from(timestamp: Timestamp) -> datetime:
     """The moment in UTC; what is finer than a microsecond is cut off."""
     return _EPOCH + timedelta(seconds=timestamp.seconds, microseconds=timestamp.nanos // 1000)
+
+
+def optional_datetime(message: Message, field: str) -> datetime | None:
+    """The moment in a field of ``message``; None if it is not set."""
+    return datetime_from(getattr(message, field)) if message.HasField(field) else None
 
 
 def timestamp_from(moment: datetime) -> Timestamp:

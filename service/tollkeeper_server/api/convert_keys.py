@@ -1,13 +1,17 @@
 """Keys and what is asked of them, between the contract and the domain. All pure."""
 
+from collections.abc import Callable
 from datetime import datetime
+from typing import Any, TypeAlias, TypeVar
+
+from google.protobuf.message import Message
 
 from tollkeeper.v1 import key_pb2, key_service_pb2
 from tollkeeper_server.api.convert import (
-    datetime_from,
     enum_map,
     inverse,
     json_from,
+    optional_datetime,
     optional_timestamp,
     struct_from,
     timedelta_from,
@@ -25,13 +29,21 @@ from tollkeeper_server.keys.commands import (
     KeyPage,
     ListKeys,
     Mutation,
+    NameKey,
     Propagation,
     RevokeKey,
+    RotatedKey,
+    RotateKey,
+    UpdateKey,
 )
 
 KEY_STATES = enum_map(KeyState, key_pb2.KeyState, prefix="KEY_STATE_")
 REVOKE_REASONS = enum_map(RevokeReason, key_pb2.RevokeReason, prefix="REVOKE_REASON_")
 PROPAGATIONS = enum_map(Propagation, key_service_pb2.Propagation, prefix="PROPAGATION_")
+
+NamingRequest: TypeAlias = (
+    key_service_pb2.DisableKeyRequest | key_service_pb2.EnableKeyRequest | key_service_pb2.EndOverlapRequest
+)
 
 _STATES_BY_NUMBER = inverse(KEY_STATES)
 _REASONS_BY_NUMBER = inverse(REVOKE_REASONS)
@@ -52,7 +64,7 @@ def create_key_from(request: key_service_pb2.CreateKeyRequest) -> CreateKey:
         allowed_cidrs=tuple(map(network_from, request.allowed_cidrs)),
         limits=tuple(map(limit_from, request.limits)),
         metadata=json_from(request.metadata),
-        expires_at=datetime_from(request.expires_at) if request.HasField("expires_at") else None,
+        expires_at=optional_datetime(request, "expires_at"),
         ttl=timedelta_from(request.ttl) if request.HasField("ttl") else None,
         request_id=request.request_id,
     )
@@ -68,7 +80,42 @@ def list_keys_from(request: key_service_pb2.ListKeysRequest) -> ListKeys:
         prefix=request.prefix,
         page_size=min(request.page_size or PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX),
         page_token=request.page_token,
+        expires_before=optional_datetime(request, "expires_before"),
+        created_before=optional_datetime(request, "created_before"),
+        api_key_created_before=optional_datetime(request, "api_key_created_before"),
     )
+
+
+_UPDATES: dict[str, Callable[[key_pb2.Key], Any]] = {
+    "name": lambda key: key.name,
+    "description": lambda key: key.description,
+    "permissions": lambda key: tuple(key.permissions),
+    "resources": lambda key: tuple(key.resources),
+    "allowed_cidrs": lambda key: tuple(map(network_from, key.allowed_cidrs)),
+    "limits": lambda key: tuple(map(limit_from, key.limits)),
+    "metadata": lambda key: json_from(key.metadata),
+    "expires_at": lambda key: optional_datetime(key, "expires_at"),
+}
+
+
+def update_key_from(request: key_service_pb2.UpdateKeyRequest) -> UpdateKey:
+    """What a valid request asks for."""
+    return UpdateKey(
+        key_id=request.key.key_id,
+        changes={path: _UPDATES[path](request.key) for path in request.update_mask.paths},
+        etag=request.key.etag,
+        request_id=request.request_id,
+    )
+
+
+def name_key_from(request: NamingRequest) -> NameKey:
+    """What a valid request names."""
+    return NameKey(key_id=request.key_id, request_id=request.request_id)
+
+
+def rotate_key_from(request: key_service_pb2.RotateKeyRequest) -> RotateKey:
+    """What a valid request asks for."""
+    return RotateKey(key_id=request.key_id, overlap=timedelta_from(request.overlap), request_id=request.request_id)
 
 
 def revoke_key_from(request: key_service_pb2.RevokeKeyRequest) -> RevokeKey:
@@ -99,13 +146,28 @@ def key_page_response(page: KeyPage, *, now: datetime) -> key_service_pb2.ListKe
     )
 
 
-def revoked_key_response(mutation: Mutation, *, now: datetime) -> key_service_pb2.RevokeKeyResponse:
-    """The revoked key, and since when it is dead everywhere."""
-    return key_service_pb2.RevokeKeyResponse(
+ResponseT = TypeVar("ResponseT", bound=Message)
+
+
+def mutation_response(response: type[ResponseT], mutation: Mutation, *, now: datetime) -> ResponseT:
+    """The key after a change, and from when on that holds everywhere."""
+    return response(
         key=key_message(mutation.key, now=now),
         revision=mutation.revision,
         propagation=PROPAGATIONS[mutation.propagation],
         effective_at=timestamp_from(mutation.effective_at),
+    )
+
+
+def rotated_key_response(rotated: RotatedKey, *, now: datetime) -> key_service_pb2.RotateKeyResponse:
+    """The key with, this once, its new API key."""
+    return key_service_pb2.RotateKeyResponse(
+        key=key_message(rotated.key, now=now),
+        api_key=rotated.api_key,
+        fingerprint=rotated.fingerprint,
+        revision=rotated.revision,
+        propagation=PROPAGATIONS[rotated.propagation],
+        effective_at=timestamp_from(rotated.effective_at),
     )
 
 
@@ -133,8 +195,20 @@ def key_message(key: Key, *, now: datetime) -> key_pb2.Key:
         revoked_at=optional_timestamp(key.revoked_at),
         revoke_reason=REVOKE_REASONS[key.revoke_reason],
         last_used_at=optional_timestamp(key.last_used_at),
+        rotation=_rotation_message(key, now=now),
         revision=key.revision,
-        etag=str(key.revision),
+        etag=key.etag,
+        api_key_created_at=optional_timestamp(key.api_key_created_at),
+    )
+
+
+def _rotation_message(key: Key, *, now: datetime) -> key_pb2.Rotation | None:
+    rotation = key.rotation_at(now)
+    if rotation is None:
+        return None
+    return key_pb2.Rotation(
+        overlap_ends_at=timestamp_from(rotation.overlap_ends_at),
+        old_last_used_at=optional_timestamp(rotation.old_last_used_at),
     )
 
 

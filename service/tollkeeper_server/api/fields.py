@@ -9,6 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import orjson
+from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.struct_pb2 import Struct
 
 from tollkeeper_server.api.convert import json_from
@@ -40,6 +41,7 @@ amount = between(0, AMOUNT_MAX)
 api_key = at_most_bytes(API_KEY_BYTES_MAX)
 given_api_key = at_most_bytes(API_KEY_BYTES_MAX, at_least=1)
 environment = matching(r"[A-Za-z0-9_.-]{0,64}", 'must be 0 to 64 of A-Z, a-z, 0-9, "_", "-" and "."')
+etag = matching(r"[0-9a-f]{0,16}", "must be empty, or the etag of the record as it was read")
 key_id = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digits')
 key_id_or_empty = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digits', or_empty=True)
 owner_id = matching(_OWNER_CHARACTERS + "{1,128}", f"must be 1 to 128 {_OWNER_ALLOWED}")
@@ -65,6 +67,17 @@ def words(*, characters_max: int) -> Rule:
     """Permissions or resources of a key."""
     pattern = f"{_WORD_CHARACTERS}{{1,{characters_max}}}"
     return each(matching(pattern, f"must be 1 to {characters_max} {_WORD_ALLOWED}"), at_most=WORDS_MAX)
+
+
+def field_mask(known: Sequence[str]) -> Rule:
+    """Names of fields, at least one, none twice."""
+    problem = (("", f"must name at least one of {', '.join(known)}, and nothing else"),)
+
+    def rule(mask: FieldMask) -> Problems:
+        paths = list(mask.paths)
+        return NONE if paths and set(paths) <= set(known) and len(set(paths)) == len(paths) else problem
+
+    return rule
 
 
 @lru_cache(maxsize=4096)

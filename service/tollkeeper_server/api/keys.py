@@ -11,11 +11,25 @@ from tollkeeper_server.api.convert_keys import (
     key_message,
     key_page_response,
     list_keys_from,
+    mutation_response,
+    name_key_from,
     revoke_key_from,
-    revoked_key_response,
+    rotate_key_from,
+    rotated_key_response,
+    update_key_from,
 )
 from tollkeeper_server.api.handler import Call, rpc
-from tollkeeper_server.api.validation import CREATE_KEY, GET_KEY, LIST_KEYS, REVOKE_KEY
+from tollkeeper_server.api.validation import (
+    CREATE_KEY,
+    DISABLE_KEY,
+    ENABLE_KEY,
+    END_OVERLAP,
+    GET_KEY,
+    LIST_KEYS,
+    REVOKE_KEY,
+    ROTATE_KEY,
+    UPDATE_KEY,
+)
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.keys.service import KeyService
 
@@ -51,11 +65,41 @@ class KeyServicer:
         page = await self._keys.list(call.caller, list_keys_from(request))
         return key_page_response(page, now=self._clock())
 
-    UpdateKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
-    DisableKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
-    EnableKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
-    RotateKey = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
-    EndOverlap = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def UpdateKey(self, request: pb.UpdateKeyRequest, call: Call) -> pb.UpdateKeyResponse:
+        """Change fields of a key."""
+        UPDATE_KEY.check(request)
+        mutation = await self._keys.update(call.caller, update_key_from(request))
+        return mutation_response(pb.UpdateKeyResponse, mutation, now=self._clock())
+
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def DisableKey(self, request: pb.DisableKeyRequest, call: Call) -> pb.DisableKeyResponse:
+        """Switch a key off."""
+        DISABLE_KEY.check(request)
+        mutation = await self._keys.disable(call.caller, name_key_from(request))
+        return mutation_response(pb.DisableKeyResponse, mutation, now=self._clock())
+
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def EnableKey(self, request: pb.EnableKeyRequest, call: Call) -> pb.EnableKeyResponse:
+        """Switch a key on."""
+        ENABLE_KEY.check(request)
+        mutation = await self._keys.enable(call.caller, name_key_from(request))
+        return pb.EnableKeyResponse(key=key_message(mutation.key, now=self._clock()), revision=mutation.revision)
+
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def RotateKey(self, request: pb.RotateKeyRequest, call: Call) -> pb.RotateKeyResponse:
+        """Give a key a new API key."""
+        ROTATE_KEY.check(request)
+        rotated = await self._keys.rotate(call.caller, rotate_key_from(request))
+        return rotated_key_response(rotated, now=self._clock())
+
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def EndOverlap(self, request: pb.EndOverlapRequest, call: Call) -> pb.EndOverlapResponse:
+        """End the earlier API key of a rotation."""
+        END_OVERLAP.check(request)
+        mutation = await self._keys.end_overlap(call.caller, name_key_from(request))
+        return mutation_response(pb.EndOverlapResponse, mutation, now=self._clock())
+
     ReportLeakedKeys = not_yet.unary_rpc(None)
 
     @rpc(CallerPermission.KEYS_WRITE)
@@ -63,7 +107,7 @@ class KeyServicer:
         """End a key."""
         REVOKE_KEY.check(request)
         mutation = await self._keys.revoke(call.caller, revoke_key_from(request))
-        return revoked_key_response(mutation, now=self._clock())
+        return mutation_response(pb.RevokeKeyResponse, mutation, now=self._clock())
 
     RevokeKeys = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
     GetOwner = not_yet.unary_rpc(CallerPermission.KEYS_READ)

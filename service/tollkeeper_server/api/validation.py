@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from google.protobuf.field_mask_pb2 import FieldMask
+
 from tollkeeper.v1 import (
     audit_service_pb2,
     key_pb2,
@@ -28,6 +30,7 @@ from tollkeeper_server.api.rules import (
 )
 from tollkeeper_server.core.credential import PREFIX_DEFAULT, length_bounds
 from tollkeeper_server.core.limits import LIMITS_MAX, WINDOW_SECONDS_MAX
+from tollkeeper_server.keys.commands import UPDATABLE
 
 BATCH_MAX = 1000
 CENTURY_SECONDS = 36_525 * 86_400
@@ -156,6 +159,51 @@ CREATE_KEY = Rules(
 
 GET_KEY = Rules(key_service_pb2.GetKeyRequest, {"key_id": fields.key_id})
 
+UPDATED_KEY = Rules(
+    key_pb2.Key,
+    {
+        "name": text(at_most=128),
+        "description": text(at_most=1024),
+        "permissions": fields.words(characters_max=64),
+        "resources": fields.words(characters_max=128),
+        "allowed_cidrs": fields.allowed_cidrs,
+        "limits": _limits,
+        "metadata": fields.metadata,
+        "expires_at": moment,
+    },
+)
+
+
+def _updated_key(request: key_service_pb2.UpdateKeyRequest) -> Problems:
+    """The fields of the key that are to change, its key_id and its etag; the others are not looked at."""
+    named, values = key_pb2.Key(), request.key
+    FieldMask(paths=[path for path in request.update_mask.paths if path in UPDATABLE]).MergeMessage(values, named)
+    found = [(f"key.{path}", allowed) for path, allowed in UPDATED_KEY.problems(named)]
+    found += [(f"key.key_id{path}", allowed) for path, allowed in fields.key_id(request.key.key_id)]
+    found += [(f"key.etag{path}", allowed) for path, allowed in fields.etag(request.key.etag)]
+    return found
+
+
+UPDATE_KEY = Rules(
+    key_service_pb2.UpdateKeyRequest,
+    {"key": anything, "update_mask": fields.field_mask(UPDATABLE), "request_id": fields.request_id},
+    across=[_updated_key],
+)
+
+_NAMED_KEY = {"key_id": fields.key_id, "request_id": fields.request_id}
+
+DISABLE_KEY = Rules(key_service_pb2.DisableKeyRequest, _NAMED_KEY)
+ENABLE_KEY = Rules(key_service_pb2.EnableKeyRequest, _NAMED_KEY)
+END_OVERLAP = Rules(key_service_pb2.EndOverlapRequest, _NAMED_KEY)
+
+ROTATE_KEY = Rules(
+    key_service_pb2.RotateKeyRequest,
+    {
+        **_NAMED_KEY,
+        "overlap": span(shortest_seconds=0, longest_seconds=WINDOW_SECONDS_MAX, allowed="must be 0 to 366 days"),
+    },
+)
+
 LIST_KEYS = Rules(
     key_service_pb2.ListKeysRequest,
     {
@@ -166,6 +214,9 @@ LIST_KEYS = Rules(
         "page_size": between(0, INT32_MAX),
         "page_token": matching(r"[A-Za-z0-9_=-]{0,512}", "must be empty, or the next_page_token of the page before"),
         "tenant_id": fields.tenant_id,
+        "expires_before": moment,
+        "created_before": moment,
+        "api_key_created_before": moment,
     },
 )
 

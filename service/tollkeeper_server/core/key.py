@@ -1,6 +1,7 @@
 """Keys and owners: the records about API keys."""
 
 import enum
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -33,6 +34,23 @@ class RevokeReason(enum.StrEnum):
     POLICY_VIOLATION = "POLICY_VIOLATION"
 
 
+class Secret(enum.StrEnum):
+    """Which of a key's API keys was shown."""
+
+    CURRENT = "CURRENT"
+    OLD = "OLD"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rotation:
+    """A rotation whose earlier API key still works."""
+
+    overlap_ends_at: datetime
+    """From when on it is denied."""
+    old_last_used_at: datetime | None
+    """Last verification with it, to the minute."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Key:
     """The record about an API key; the contract gives each field's meaning and bounds."""
@@ -44,6 +62,8 @@ class Key:
     description: str = ""
     environment: str = ""
     prefix: str = ""
+    length: int = 0
+    """Characters of the API key; 0 if it was imported."""
     hint: str = ""
     """What to recognize the API key by: prefix and last four characters."""
     stored_state: KeyState = KeyState.ACTIVE
@@ -61,13 +81,29 @@ class Key:
     revoked_at: datetime | None = None
     revoke_reason: RevokeReason = RevokeReason.UNSPECIFIED
     last_used_at: datetime | None = None
+    api_key_created_at: datetime | None = None
+    """When the current API key was made."""
+    overlap_ends_at: datetime | None = None
+    """When the API key before the current one ends, or has ended; see ``rotation_at``."""
+    old_last_used_at: datetime | None = None
     revision: int = 0
+
+    @property
+    def etag(self) -> str:
+        """Another one after every change."""
+        return _etag(self.key_id, self.revision)
 
     def state_at(self, now: datetime) -> KeyState:
         """The state at ``now``: REVOKED and DISABLED come before EXPIRED."""
         if self.stored_state is KeyState.ACTIVE and self.expires_at is not None and now >= self.expires_at:
             return KeyState.EXPIRED
         return self.stored_state
+
+    def rotation_at(self, now: datetime) -> Rotation | None:
+        """The rotation whose overlap is not over at ``now``."""
+        if self.overlap_ends_at is None or now >= self.overlap_ends_at or self.stored_state is KeyState.REVOKED:
+            return None
+        return Rotation(overlap_ends_at=self.overlap_ends_at, old_last_used_at=self.old_last_used_at)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,3 +121,12 @@ class Owner:
     created_at: datetime
     updated_at: datetime
     revision: int = 0
+
+    @property
+    def etag(self) -> str:
+        """Another one after every change."""
+        return _etag(f"{self.tenant_id}/{self.owner_id}", self.revision)
+
+
+def _etag(name: str, revision: int) -> str:
+    return hashlib.sha256(f"{name} {revision}".encode()).hexdigest()[:16]

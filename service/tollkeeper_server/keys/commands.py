@@ -75,6 +75,11 @@ class ListKeys:
     """1 to 1,000."""
     page_token: str = ""
     """``next_page_token`` of the page before."""
+    expires_before: datetime | None = None
+    """Keys that end before this moment, and those that end first first."""
+    created_before: datetime | None = None
+    api_key_created_before: datetime | None = None
+    """Keys whose current API key was made before this moment."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +100,61 @@ class RevokeKey:
     comment: str = ""
     """For the audit log."""
     request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateKey:
+    """New values for some of a key's fields; a field that is not in ``changes`` stays as it is."""
+
+    key_id: str
+    changes: Mapping[str, Any]
+    """By the name of the attribute of ``Key``; see ``UPDATABLE``."""
+    etag: str = ""
+    """Refuse to change the key unless this is its etag; empty changes it whatever it is."""
+    request_id: str = ""
+
+
+UPDATABLE = (
+    "name",
+    "description",
+    "permissions",
+    "resources",
+    "allowed_cidrs",
+    "limits",
+    "metadata",
+    "expires_at",
+)
+"""What UpdateKey can change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameKey:
+    """A key to switch off or on, or whose overlap is to end."""
+
+    key_id: str
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotateKey:
+    """A new API key for a key; the one it has works on for ``overlap``, and an earlier one ends at once."""
+
+    key_id: str
+    overlap: timedelta = timedelta()
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RotatedKey:
+    """A key and, this once, its new API key."""
+
+    key: Key
+    api_key: str = field(repr=False)
+    fingerprint: str
+    """SHA-256 of the API key in hex; not stored."""
+    revision: int
+    propagation: Propagation
+    effective_at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

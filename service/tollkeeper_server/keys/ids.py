@@ -16,7 +16,16 @@ _TICK = timedelta(microseconds=1)
 
 def new_key_id(now: datetime) -> str:
     """``key_`` and 22 base62 digits: the microsecond of ``now`` in 58 bits, then 70 random ones."""
-    number = ((now - _EPOCH) // _TICK) << _RANDOM_BITS | secrets.randbits(_RANDOM_BITS)
+    return _key_id(now, secrets.randbits(_RANDOM_BITS))
+
+
+def first_key_id(moment: datetime) -> str:
+    """No key that was made at ``moment`` or later sorts before this, and every one that was made earlier does."""
+    return _key_id(max(moment, _EPOCH), 0)
+
+
+def _key_id(moment: datetime, rest: int) -> str:
+    number = ((moment - _EPOCH) // _TICK) << _RANDOM_BITS | rest
     digits = []
     for _ in range(_DIGITS):
         number, digit = divmod(number, len(_ALPHABET))

@@ -10,15 +10,16 @@ from typing import Any
 import orjson
 
 from tollkeeper_server.core.caller import Caller
-from tollkeeper_server.core.errors import AlreadyExists
-from tollkeeper_server.storage.postgres import Connection
+from tollkeeper_server.core.errors import AlreadyExists, InvalidArgument, PermissionDenied, TollkeeperError, Violation
+from tollkeeper_server.core.key import Key, Owner
+from tollkeeper_server.keys.records import Row, key_from_record, owner_from_record, owner_record, whole_key_record
 
 REMEMBERED = timedelta(hours=24)
 """How long a request_id is honoured."""
 
-_ID = "tenant_id = $1 AND actor = $2 AND method = $3 AND request_id = $4"
-_FIND = f"SELECT fingerprint, key_id, seed, revision, created_at FROM idempotency WHERE {_ID}"  # noqa: S608
-_FORGET = f"DELETE FROM idempotency WHERE {_ID} AND created_at <= $5"  # noqa: S608
+Id = tuple[str, str, str, str]
+
+_FAULTS = {fault.__name__: fault for fault in (AlreadyExists, PermissionDenied)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,36 +51,89 @@ class Request:
             fingerprint=_fingerprint(content),
         )
 
+    @property
+    def id(self) -> Id:
+        """What the request is remembered by."""
+        return self.tenant_id, self.actor, self.method, self.request_id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FirstAnswer:
-    """What is left of the answer to an earlier request, enough to give it again."""
+class Answer:
+    """What a mutation gives, the first time and again."""
 
-    key_id: str
-    seed: bytes | None = field(repr=False)
-    """What the API key was minted from, where the answer carried one."""
     revision: int
-    created_at: datetime
+    """That of the last change it made, or of what it left as it was."""
+    items: tuple[Key | TollkeeperError, ...] = ()
+    """The keys as they are after it, or why one of several was not changed."""
+    owner: Owner | None = None
+    key_ids: tuple[str, ...] = ()
+    """Keys that are only named."""
+    seed: bytes | None = field(default=None, repr=False)
+    """What the API key is minted from, where the answer carries one."""
+
+    @property
+    def key(self) -> Key:
+        """The key, where there is one."""
+        (key,) = self.items
+        assert isinstance(key, Key)
+        return key
+
+    def content(self) -> dict[str, Any]:
+        """What is kept of it beside its revision and its seed."""
+        return {
+            "items": list(map(_item_record, self.items)),
+            "owner": None if self.owner is None else owner_record(self.owner),
+            "key_ids": self.key_ids,
+        }
 
 
-async def first_answer(connection: Connection, request: Request, *, now: datetime) -> FirstAnswer | None:
-    """The answer that ``request`` got before; None if it got none in the last 24 hours.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Remembered:
+    """A request that was answered before."""
 
-    Raises AlreadyExists if its request_id was used for something else.
-    """
-    names = (request.tenant_id, request.actor, request.method, request.request_id)
-    row = await connection.fetchrow(_FIND, *names)
-    if row is None:
-        return None
-    if row["created_at"] <= now - REMEMBERED:
-        await connection.execute(_FORGET, *names, now - REMEMBERED)
-        return None
-    if not hmac.compare_digest(row["fingerprint"], request.fingerprint):
-        raise AlreadyExists("the request_id was used for another request", reason="REQUEST_ID_REUSED")
-    return FirstAnswer(key_id=row["key_id"], seed=row["seed"], revision=row["revision"], created_at=row["created_at"])
+    fingerprint: bytes
+    answered_at: datetime
+    answer: Answer
+
+    @classmethod
+    def read(cls, row: Row) -> "Remembered":
+        """What a row of the table ``idempotency`` says."""
+        content = orjson.loads(row["answer"])
+        answer = Answer(
+            revision=row["revision"],
+            items=tuple(map(_item_from, content["items"])),
+            owner=None if content["owner"] is None else owner_from_record(content["owner"]),
+            key_ids=tuple(content["key_ids"]),
+            seed=row["seed"],
+        )
+        return cls(fingerprint=row["fingerprint"], answered_at=row["created_at"], answer=answer)
+
+    def answer_to(self, request: Request) -> Answer:
+        """Its answer; raises AlreadyExists if ``request`` asks for something else under the same id."""
+        if not hmac.compare_digest(self.fingerprint, request.fingerprint):
+            raise AlreadyExists("the request_id was used for another request", reason="REQUEST_ID_REUSED")
+        return self.answer
 
 
 def _fingerprint(content: Mapping[str, Any]) -> bytes:
     """Empty fields are left out, so that a field that a later version adds changes nothing for those without it."""
     given = {name: value for name, value in content.items() if value}
     return hashlib.sha256(orjson.dumps(given, default=str, option=orjson.OPT_SORT_KEYS)).digest()
+
+
+def _item_record(item: Key | TollkeeperError) -> dict[str, Any]:
+    if isinstance(item, Key):
+        return {"key": whole_key_record(item)}
+    if isinstance(item, InvalidArgument):
+        return {"violations": [(violation.field, violation.description) for violation in item.violations]}
+    fault = {"message": item.message, "reason": item.reason, "metadata": item.metadata}
+    return {"fault": type(item).__name__, **fault}
+
+
+def _item_from(record: Mapping[str, Any]) -> Key | TollkeeperError:
+    if "key" in record:
+        return key_from_record(record["key"])
+    if "violations" in record:
+        return InvalidArgument([Violation(*violation) for violation in record["violations"]])
+    fault = _FAULTS[record["fault"]]
+    return fault(record["message"], reason=record["reason"], metadata=record["metadata"])

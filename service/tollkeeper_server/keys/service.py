@@ -1,53 +1,50 @@
 """The life of a key: what callers may do to it, and what it takes."""
 
-import asyncio
-import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 
 from tollkeeper_server.core.caller import Caller
-from tollkeeper_server.core.credential import SECRET_BYTES, Keyring, default_length, fingerprint, hint
-from tollkeeper_server.core.errors import (
-    FailedPrecondition,
-    InvalidArgument,
-    NotFound,
-    PermissionDenied,
-    Violation,
-)
-from tollkeeper_server.core.key import Key, KeyState
-from tollkeeper_server.core.policy import grants
+from tollkeeper_server.core.credential import PREFIX_DEFAULT, Keyring, default_length, fingerprint
+from tollkeeper_server.core.errors import Aborted
+from tollkeeper_server.core.key import Key
+from tollkeeper_server.keys import life
+from tollkeeper_server.keys.access import check_expiry, check_gifts, visible
 from tollkeeper_server.keys.commands import (
     CreatedKey,
     CreateKey,
     KeyPage,
     ListKeys,
     Mutation,
+    NameKey,
     RevokeKey,
+    RotatedKey,
+    RotateKey,
+    UpdateKey,
 )
 from tollkeeper_server.keys.ids import new_key_id
+from tollkeeper_server.keys.journal import Journal, Operation
+from tollkeeper_server.keys.listing import list_keys
 from tollkeeper_server.keys.lookup import find_by_digests, find_by_key_ids
-from tollkeeper_server.keys.pages import last_key_id, page_token
+from tollkeeper_server.keys.minting import Mint
+from tollkeeper_server.keys.pages import cursor, page_token
 from tollkeeper_server.keys.propagation import Confirmations
-from tollkeeper_server.keys.requests import FirstAnswer, Request, first_answer
-from tollkeeper_server.keys.store import create_key, list_keys, revoke_key
-from tollkeeper_server.storage.postgres import Connection, Postgres
+from tollkeeper_server.keys.requests import Answer, Request
+from tollkeeper_server.keys.workspace import Needs, Workspace
+from tollkeeper_server.storage.postgres import Postgres
 
-LIFETIME_MAX = timedelta(days=36_525)
-"""Furthest that an expiry may be away: 100 years."""
-
-MUTATIONS_MAX = 4
-"""Most mutations that a server has under way: they commit one by one, and verifications need connections too."""
-
-CALLER_PERMISSIONS = "tollkeeper:"
-"""What the permissions of Tollkeeper's own callers start with."""
+ENDED = datetime(1970, 1, 1, tzinfo=UTC)
+"""The expiry of an API key that was ended at once: passed for every server, whatever its clock says."""
 
 
 class KeyService:
-    """Creates, reads and revokes keys on behalf of callers.
+    """Creates, reads, changes, rotates and revokes keys on behalf of callers.
 
     That the caller may read or write keys at all is checked before it comes here; which tenant it acts in, what it sees
-    and what it may give away is checked here. Every method raises Unavailable if Postgres does not answer in time.
+    and what it may give away is checked here. What comes again under one request_id within 24 hours gets its first
+    answer again. Every method raises Unavailable if Postgres does not answer in time; a mutation raises AlreadyExists
+    if its request_id was used for something else.
     """
 
     def __init__(
@@ -57,164 +54,257 @@ class KeyService:
         self._keyring = keyring
         self._confirmations = confirmations
         self._clock = clock
-        self._turns = asyncio.Semaphore(MUTATIONS_MAX)
+        self._mint = Mint(keyring)
+        self._journal = Journal(postgres, clock=clock)
+
+    async def close(self) -> None:
+        """Finish the mutations that were asked for, and take no more."""
+        await self._journal.close()
 
     async def create(self, caller: Caller, command: CreateKey) -> CreatedKey:
         """Create a key and its API key, and the tenant if a root caller names one that is new.
 
-        A request that comes again gets the key as it was created, and the same API key. Raises PermissionDenied for a
-        foreign tenant, or for a caller permission that the caller itself lacks; InvalidArgument for an expiry out of
-        bounds; AlreadyExists if the request_id was used for something else; FailedPrecondition if the secret that the
-        first answer's API key was minted with is gone.
+        Raises PermissionDenied for a foreign tenant, or for a caller permission that the caller itself lacks;
+        InvalidArgument for an expiry out of bounds; FailedPrecondition if the secret that the first answer's API key
+        was minted with is gone.
         """
         command = replace(command, tenant_id=caller.tenant(command.tenant_id))
-        _check_gifts(caller, command.permissions)
-        now = self._clock()
-        _check_expiry(command, now)
+        check_gifts(caller, command.permissions)
         content = {field.name: getattr(command, field.name) for field in fields(command) if field.name != "request_id"}
         request = Request.by(caller, "CreateKey", request_id=command.request_id, content=content)
-        seed = self._keyring.new_seed(secrets.token_bytes(SECRET_BYTES))
-        created = self._created(caller, command, key_id=new_key_id(now), seed=seed, created_at=now)
-        async with self._turns, self._postgres.connection() as connection:
-            while True:  # ends at the latest when the connection's time is up
-                revision = await create_key(
-                    connection,
-                    created.key,
-                    digest=self._keyring.digest(created.api_key),
-                    pepper_version=self._keyring.current_pepper_version,
-                    seed=seed,
-                    request=request,
-                )
-                if revision is not None:
-                    return _at_revision(created, revision)
-                first = await first_answer(connection, request, now=now)
-                if first is not None:
-                    return self._created_before(caller, command, first)
+        seed = self._mint.seed()
+
+        def apply(workspace: Workspace) -> Answer:
+            now = workspace.now()
+            check_expiry(command.expires_at, now=now, field="expires_at")
+            length = command.length or default_length(command.prefix)
+            api_key = self._mint.api_key(prefix=command.prefix, length=length, seed=seed)
+            hint = self._mint.hint(api_key, prefix=command.prefix)
+            key = new_key(command, request, now=now, length=length, hint=hint)
+            workspace.put_secret(self._mint.secret(api_key, key, now=now))
+            key = workspace.put_key(key, request)
+            return Answer(revision=key.revision, items=(key,), seed=seed)
+
+        answer = await self._journal.do(Operation(request=request, needs=Needs(), apply=apply))
+        api_key = self._shown_api_key(answer)
+        return CreatedKey(key=answer.key, api_key=api_key, fingerprint=fingerprint(api_key), revision=answer.revision)
 
     async def get(self, caller: Caller, key_id: str) -> Key:
         """The key; raises NotFound if there is none, or none that the caller sees."""
         async with self._postgres.connection() as connection:
-            return await _visible(connection, caller, key_id)
+            return visible((await find_by_key_ids(connection, [key_id])).get(key_id), caller)
 
     async def list(self, caller: Caller, query: ListKeys) -> KeyPage:
-        """One page of a tenant's keys, newest first. Keys created meanwhile never shift the pages that follow.
+        """One page of a tenant's keys, newest first, or by expiry where that is asked for.
 
-        Raises PermissionDenied for a foreign tenant, InvalidArgument for a page token that is not of these filters.
+        Keys created meanwhile never shift the pages that follow. Raises PermissionDenied for a foreign tenant,
+        InvalidArgument for a page token that is not of these filters.
         """
         tenant_id = caller.tenant(query.tenant_id)
-        before = last_key_id(query, tenant_id=tenant_id)
+        after = cursor(query, tenant_id=tenant_id)
         async with self._postgres.connection() as connection:
-            found = await list_keys(connection, query, tenant_id=tenant_id, before=before, now=self._clock())
+            found = await list_keys(connection, query, tenant_id=tenant_id, after=after, now=self._clock())
         keys = tuple(found[: query.page_size])
         more = len(found) > len(keys)
-        return KeyPage(
-            keys=keys,
-            next_page_token=page_token(query, tenant_id=tenant_id, last_key_id=keys[-1].key_id) if more else "",
+        return KeyPage(keys=keys, next_page_token=page_token(query, tenant_id=tenant_id, last=keys[-1]) if more else "")
+
+    async def update(self, caller: Caller, command: UpdateKey) -> Mutation:
+        """Change fields of a key. What changes nothing is no change, and leaves no trace.
+
+        Raises NotFound; Aborted if ``etag`` is not the key's any more; FailedPrecondition if it is revoked;
+        PermissionDenied if the key has, or would get, a caller permission that the caller lacks; InvalidArgument for
+        an expiry out of bounds.
+        """
+
+        def change(key: Key, now: datetime) -> Key:
+            changed = life.updated(key, command.changes, now=now)
+            if command.etag and command.etag != key.etag:
+                raise Aborted("the key was changed by someone else", reason="ETAG_MISMATCH")
+            check_gifts(caller, key.permissions + changed.permissions)
+            if "expires_at" in command.changes and changed.expires_at != key.expires_at:
+                check_expiry(changed.expires_at, now=now, field="key.expires_at")
+            return changed
+
+        content = {"key_id": command.key_id, "changes": dict(command.changes), "etag": command.etag}
+        request = Request.by(caller, "UpdateKey", request_id=command.request_id, content=content)
+        return await self._changed(caller, command.key_id, request, change)
+
+    async def disable(self, caller: Caller, command: NameKey) -> Mutation:
+        """Switch a key off. Raises NotFound; FailedPrecondition if it is revoked."""
+        request = self._naming(caller, "DisableKey", command)
+        return await self._changed(caller, command.key_id, request, lambda key, now: life.disabled(key, now=now))
+
+    async def enable(self, caller: Caller, command: NameKey) -> Mutation:
+        """Switch a key on. Raises NotFound; FailedPrecondition if it is revoked; PermissionDenied as ``update``."""
+
+        def change(key: Key, now: datetime) -> Key:
+            check_gifts(caller, key.permissions)
+            return life.enabled(key, now=now)
+
+        return await self._changed(caller, command.key_id, self._naming(caller, "EnableKey", command), change)
+
+    async def rotate(self, caller: Caller, command: RotateKey) -> RotatedKey:
+        """Give a key a new API key; the key, its limits and what is used of them stay the same.
+
+        The API key that it had works on for ``overlap``; one that is left from an earlier rotation ends at once.
+        Raises NotFound; FailedPrecondition if the key is revoked or expired, or if the secret that the first answer's
+        API key was minted with is gone; PermissionDenied as ``update``.
+        """
+        content = {"key_id": command.key_id, "overlap": command.overlap.total_seconds()}
+        request = Request.by(caller, "RotateKey", request_id=command.request_id, content=content)
+        seed = self._mint.seed()
+
+        def apply(workspace: Workspace) -> Answer:
+            key = visible(workspace.key(command.key_id), caller)
+            check_gifts(caller, key.permissions)
+            now, prefix = workspace.now(), key.prefix or PREFIX_DEFAULT
+            length = key.length or default_length(prefix)
+            api_key = self._mint.api_key(prefix=prefix, length=length, seed=seed)
+            (current,) = (secret for secret in workspace.secrets_of(key.key_id) if secret.expires_at is None)
+            key = life.rotated(
+                key,
+                prefix=prefix,
+                length=length,
+                hint=self._mint.hint(api_key, prefix=prefix),
+                overlap=command.overlap,
+                old_last_used_at=current.last_used_at,
+                now=now,
+            )
+            _end_old(workspace, key.key_id, now=now)
+            workspace.put_secret(replace(current, expires_at=key.overlap_ends_at or ENDED))
+            workspace.put_secret(self._mint.secret(api_key, key, now=now))
+            key = workspace.put_key(key, request)
+            return Answer(revision=key.revision, items=(key,), seed=seed)
+
+        answer = await self._journal.do(Operation(request=request, needs=_whole(command.key_id), apply=apply))
+        api_key = self._shown_api_key(answer)
+        propagation, effective_at = await self._confirmations.wait(answer.revision)
+        return RotatedKey(
+            key=answer.key,
+            api_key=api_key,
+            fingerprint=fingerprint(api_key),
+            revision=answer.revision,
+            propagation=propagation,
+            effective_at=effective_at,
         )
+
+    async def end_overlap(self, caller: Caller, command: NameKey) -> Mutation:
+        """End the earlier API key of a rotation at once. Without one nothing changes. Raises NotFound."""
+        request = self._naming(caller, "EndOverlap", command)
+
+        def apply(workspace: Workspace) -> Answer:
+            key = visible(workspace.key(command.key_id), caller)
+            now = workspace.now()
+            changed = life.without_overlap(key, now=now)
+            if changed is not key:
+                _end_old(workspace, key.key_id, now=now)
+                changed = workspace.put_key(changed, request)
+            return Answer(revision=changed.revision, items=(changed,))
+
+        return await self._confirmed(Operation(request=request, needs=_whole(command.key_id), apply=apply))
 
     async def revoke(self, caller: Caller, command: RevokeKey) -> Mutation:
         """End a key for good. Revoking a revoked key changes nothing and gives what the first revocation left.
 
-        Raises NotFound if there is no such key or API key, or none that the caller sees; AlreadyExists if the
-        request_id was used for something else.
+        Raises NotFound if there is no such key or API key, or none that the caller sees.
         """
+        key_id = command.key_id or await self._possessed(caller, command.api_key)
+        content = {"key_id": key_id, "reason": command.reason, "comment": command.comment}
+        request = Request.by(caller, "RevokeKey", request_id=command.request_id, content=content)
+        return await self._changed(
+            caller,
+            key_id,
+            request,
+            lambda key, now: life.revoked(key, reason=command.reason, now=now),
+            note={"revoke_comment": command.comment},
+        )
+
+    async def _changed(
+        self,
+        caller: Caller,
+        key_id: str,
+        request: Request,
+        change: Callable[[Key, datetime], Key],
+        *,
+        note: Mapping[str, str] | None = None,
+    ) -> Mutation:
+        """Change one key that the caller sees, unless it is so already; and wait until no cache answers against it."""
+
+        def apply(workspace: Workspace) -> Answer:
+            key = visible(workspace.key(key_id), caller)
+            changed = change(key, workspace.now())
+            if changed is not key:
+                changed = workspace.put_key(changed, request, note=note)
+            return Answer(revision=changed.revision, items=(changed,))
+
+        needs = Needs(key_ids=frozenset({key_id}))
+        return await self._confirmed(Operation(request=request, needs=needs, apply=apply))
+
+    async def _confirmed(self, operation: Operation) -> Mutation:
+        answer = await self._journal.do(operation)
+        propagation, effective_at = await self._confirmations.wait(answer.revision)
+        return Mutation(key=answer.key, revision=answer.revision, propagation=propagation, effective_at=effective_at)
+
+    async def _possessed(self, caller: Caller, api_key: str) -> str:
+        async with self._postgres.connection() as connection:
+            records, _ = await find_by_digests(connection, self._keyring.digests(api_key))
         now = self._clock()
-        async with self._turns, self._postgres.connection() as connection:
-            key = await self._named(connection, caller, command, now=now)
-            content = {"key_id": key.key_id, "reason": command.reason, "comment": command.comment}
-            request = Request.by(caller, "RevokeKey", request_id=command.request_id, content=content)
-            while True:  # ends at the latest when the connection's time is up
-                revoked = await revoke_key(connection, key.key_id, command, request=request, now=now)
-                if revoked is not None:
-                    break
-                await first_answer(connection, request, now=now)
-                revoked = await _visible(connection, caller, key.key_id)
-                if revoked.stored_state is KeyState.REVOKED:
-                    break
-        propagation, effective_at = await self._confirmations.wait(revoked.revision)
-        return Mutation(key=revoked, revision=revoked.revision, propagation=propagation, effective_at=effective_at)
+        proven = [record.key for record in records.values() if record.expires_at is None or now < record.expires_at]
+        return visible(proven[0] if proven else None, caller).key_id
 
-    async def _named(self, connection: Connection, caller: Caller, command: RevokeKey, *, now: datetime) -> Key:
-        if command.key_id:
-            return await _visible(connection, caller, command.key_id)
-        records, _ = await find_by_digests(connection, self._keyring.digests(command.api_key))
-        for record in records.values():
-            if caller.sees(record.key.tenant_id) and (record.expires_at is None or now < record.expires_at):
-                return record.key
-        raise _no_such_key()
+    def _shown_api_key(self, answer: Answer) -> str:
+        assert answer.seed is not None, "the answer carries an API key"
+        return self._mint.api_key(prefix=answer.key.prefix, length=answer.key.length, seed=answer.seed)
 
-    def _created(
-        self, caller: Caller, command: CreateKey, *, key_id: str, seed: bytes, created_at: datetime
-    ) -> CreatedKey:
-        """A new key; always the same for the same arguments."""
-        length = command.length or default_length(command.prefix)
-        api_key = self._keyring.mint(prefix=command.prefix, length=length, seed=seed)
-        key = Key(
-            key_id=key_id,
-            tenant_id=command.tenant_id,
-            owner_id=command.owner_id,
-            name=command.name,
-            description=command.description,
-            environment=command.environment,
-            prefix=command.prefix,
-            hint=hint(api_key, prefix=command.prefix),
-            permissions=command.permissions,
-            resources=command.resources,
-            allowed_cidrs=command.allowed_cidrs,
-            limits=command.limits,
-            metadata=command.metadata,
-            created_at=created_at,
-            created_by=caller.key_id,
-            updated_at=created_at,
-            updated_by=caller.key_id,
-            expires_at=command.expires_at if command.ttl is None else created_at + command.ttl,
+    @staticmethod
+    def _naming(caller: Caller, method: str, command: NameKey) -> Request:
+        return Request.by(caller, method, request_id=command.request_id, content={"key_id": command.key_id})
+
+
+def new_key(command: CreateKey, request: Request, *, now: datetime, length: int, hint: str) -> Key:
+    """The key that ``command`` asks for."""
+    same: dict[str, Any] = {
+        name: getattr(command, name)
+        for name in (
+            "tenant_id",
+            "owner_id",
+            "name",
+            "description",
+            "environment",
+            "prefix",
+            "permissions",
+            "resources",
+            "allowed_cidrs",
+            "limits",
+            "metadata",
         )
-        return CreatedKey(key=key, api_key=api_key, fingerprint=fingerprint(api_key), revision=0)
-
-    def _created_before(self, caller: Caller, command: CreateKey, first: FirstAnswer) -> CreatedKey:
-        assert first.seed is not None
-        try:
-            created = self._created(caller, command, key_id=first.key_id, seed=first.seed, created_at=first.created_at)
-        except KeyError:
-            raise FailedPrecondition(
-                "the key was created, but its API key can no longer be shown", reason="API_KEY_GONE"
-            ) from None
-        return _at_revision(created, first.revision)
-
-
-async def _visible(connection: Connection, caller: Caller, key_id: str) -> Key:
-    key = (await find_by_key_ids(connection, [key_id])).get(key_id)
-    if key is None or not caller.sees(key.tenant_id):
-        raise _no_such_key()
-    return key
+    }
+    return Key(
+        **same,
+        key_id=new_key_id(now),
+        length=length,
+        hint=hint,
+        created_at=now,
+        created_by=request.actor,
+        updated_at=now,
+        expires_at=command.expires_at if command.ttl is None else now + command.ttl,
+        api_key_created_at=now,
+    )
 
 
-def _no_such_key() -> NotFound:
-    """The same for a key that does not exist and for another tenant's."""
-    return NotFound("there is no such key", reason="KEY_NOT_FOUND")
+def _whole(key_id: str) -> Needs:
+    return Needs(key_ids=frozenset({key_id}), secrets_of=frozenset({key_id}))
 
 
-def _at_revision(created: CreatedKey, revision: int) -> CreatedKey:
-    return replace(created, key=replace(created.key, revision=revision), revision=revision)
+def _end_old(workspace: Workspace, key_id: str, *, now: datetime) -> None:
+    """End the API key before the current one, and forget those before it.
 
-
-def _check_gifts(caller: Caller, permissions: Sequence[str]) -> None:
-    """Nobody gives away what it does not have: of the permissions of callers, that is; the others are the tenant's."""
-    lacking = [
-        permission
-        for permission in permissions
-        if permission.startswith(CALLER_PERMISSIONS) and not grants(caller.permissions, permission)
-    ]
-    if lacking:
-        raise PermissionDenied(
-            f"the caller's key lacks permissions that the new key would get: {', '.join(lacking)}",
-            reason="CALLER_PERMISSION_MISSING",
-            metadata={"permissions": ",".join(lacking)},
-        )
-
-
-def _check_expiry(command: CreateKey, now: datetime) -> None:
-    if command.expires_at is None:
-        return
-    if not now < command.expires_at <= now + LIFETIME_MAX:
-        raise InvalidArgument([Violation("expires_at", "must be in the future, at most 100 years away")])
+    It stays known, so that its use is noticed; it proves nothing.
+    """
+    for secret in workspace.secrets_of(key_id):
+        if secret.expires_at is None:
+            continue
+        if now < secret.expires_at:
+            workspace.put_secret(replace(secret, expires_at=ENDED))
+        else:
+            workspace.drop_secret(secret)

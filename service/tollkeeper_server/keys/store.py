@@ -1,168 +1,204 @@
-"""Keys in Postgres. Every mutation is one statement: it happens as a whole or not at all, in one round trip.
+"""Keys in Postgres: what mutations read under the lock and write before they release it, and pages of keys."""
 
-Each locks its key first and takes its numbers last: who has taken numbers holds up all other mutations to the commit.
-"""
-
-from collections.abc import Awaitable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
 import asyncpg
+import orjson
 
-from tollkeeper_server.core.key import Key, KeyState
-from tollkeeper_server.keys.commands import ListKeys, RevokeKey
-from tollkeeper_server.keys.records import NEW_COLUMNS, key_from, new_row
-from tollkeeper_server.keys.requests import REMEMBERED, Request
+from tollkeeper_server.keys.records import (
+    KEY_COLUMNS,
+    OWNER_COLUMNS,
+    dumps,
+    key_from,
+    key_record,
+    owner_from_record,
+    owner_record,
+)
+from tollkeeper_server.keys.requests import REMEMBERED, Id, Remembered, Request
+from tollkeeper_server.keys.workspace import Algorithm, Needs, Step, StoredSecret, Workspace
 from tollkeeper_server.storage.postgres import Connection
 
-# What surrounds the change in every mutation. $1 to $6 are the Request, $7 is the seed of an API key, $8 the time, $9
-# the end of the time whose requests are forgotten, $10 the key_id. Nothing is done for a request that is known already.
-_KNOWN = """
-    known AS (
-        SELECT FROM idempotency WHERE (tenant_id, actor, method, request_id) = ($1, $2, $3, $4)
-    )
+# Takes the lock that makes mutations happen one after the other. What is read later reflects all of them.
+_NEXT_REVISION = "SELECT revision FROM next_numbers('')"
+
+_REMEMBERED = """
+    SELECT idempotency.* FROM idempotency
+    JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS it (tenant_id, actor, method, request_id)
+    USING (tenant_id, actor, method, request_id)
 """
-_RECORDS = """
-    change AS (
-        INSERT INTO changes (revision, key_id, kind, changed_at)
-        SELECT revision, $10, $3, $8 FROM number
-    ),
-    remembered AS (
-        INSERT INTO idempotency (tenant_id, actor, method, request_id, fingerprint, seed, key_id, revision, created_at)
-        SELECT $1, $2, $3, $4, $6, $7, $10, revision, $8 FROM number WHERE $4 <> ''
-    ),
-    -- Whoever adds a record takes an outdated one away, so that they never pile up.
-    outdated AS (
-        DELETE FROM idempotency WHERE $4 <> '' AND ctid = (
-            SELECT ctid FROM idempotency WHERE created_at <= $9 ORDER BY created_at LIMIT 1 FOR UPDATE SKIP LOCKED
-        )
-    )
+_FORGET = """
+    DELETE FROM idempotency USING unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS it (t, a, m, r)
+    WHERE (tenant_id, actor, method, request_id) = (t, a, m, r)
 """
-# The order of the indexes for pages; see there.
-_PAGE_ORDER = 'key_id COLLATE "POSIX"'
-_AUDIT_COLUMNS = (
-    "tenant_id, sequence, occurred_at, actor, actor_ip, action, key_id, owner_id, request_id, revision, before, after"
+OLD_LAST_USED_AT = """
+    CASE WHEN overlap_ends_at IS NOT NULL THEN (
+        SELECT old.last_used_at FROM secrets AS old
+        WHERE old.key_id = keys.key_id AND old.expires_at = overlap_ends_at LIMIT 1
+    ) END AS old_last_used_at
+"""
+# Rows are locked because their last use is noted without the lock of mutations.
+_KEYS = f"SELECT *, {OLD_LAST_USED_AT} FROM keys WHERE key_id = ANY($1) ORDER BY key_id FOR NO KEY UPDATE"  # noqa: S608
+_KEYS_OF = """
+    SELECT key_id FROM keys JOIN unnest($1::text[], $2::text[]) AS it (tenant_id, owner_id) USING (tenant_id, owner_id)
+    WHERE state <> 'REVOKED'
+"""
+_SECRETS_OF = "SELECT * FROM secrets WHERE key_id = ANY($1)"
+_OWNERS = """
+    SELECT to_jsonb(owners) AS record FROM owners
+    JOIN unnest($1::text[], $2::text[]) AS it (tenant_id, owner_id) USING (tenant_id, owner_id)
+"""
+_TAKEN = "SELECT digest FROM secrets WHERE digest = ANY($1)"
+
+
+def _assignments(columns: Sequence[str]) -> str:
+    return ", ".join(f"{column} = excluded.{column}" for column in columns)
+
+
+_DIGEST_COLUMNS = "digest, algorithm, pepper_version, key_id, created_at, expires_at, imported"
+_STEP_COLUMNS = (
+    "revision bigint, tenant_id text, key_id text, owner_id text, kind text, actor text, actor_ip text,"
+    " request_id text, changed_at timestamptz, before jsonb, after jsonb"
 )
-_CREATE = f"""
-    WITH {_KNOWN}, tenant AS (
-        INSERT INTO tenants (tenant_id, created_at)
-        SELECT $11, $8 WHERE NOT EXISTS (SELECT FROM known)
+# The order of steps is that of the audit log, which chains its events as they come in.
+_STORE = f"""
+    WITH step AS MATERIALIZED (
+        SELECT * FROM jsonb_to_recordset($1) AS step ({_STEP_COLUMNS}) ORDER BY revision
+    ), tenant AS (
+        INSERT INTO tenants (tenant_id, created_at) SELECT tenant_id, min(changed_at) FROM step GROUP BY tenant_id
         ON CONFLICT (tenant_id) DO NOTHING
-    ), number AS MATERIALIZED (
-        SELECT revision, sequence FROM next_numbers($11) WHERE NOT EXISTS (SELECT FROM known)
     ), key AS (
-        INSERT INTO keys ({NEW_COLUMNS}, revision)
-        SELECT {", ".join(f"${number}" for number in range(10, 30))}, revision FROM number
-        RETURNING *
+        INSERT INTO keys ({", ".join(KEY_COLUMNS)})
+        SELECT {", ".join(KEY_COLUMNS)} FROM jsonb_populate_recordset(NULL::keys, $2)
+        ON CONFLICT (key_id) DO UPDATE SET {_assignments(KEY_COLUMNS[1:])}
+    ), owner AS (
+        INSERT INTO owners ({", ".join(OWNER_COLUMNS)})
+        SELECT {", ".join(OWNER_COLUMNS)} FROM jsonb_populate_recordset(NULL::owners, $3)
+        ON CONFLICT (tenant_id, owner_id) DO UPDATE SET {_assignments(OWNER_COLUMNS[2:])}
     ), secret AS (
-        INSERT INTO secrets (digest, pepper_version, key_id, created_at)
-        SELECT $30, $31, $10, $8 FROM number
+        INSERT INTO secrets ({_DIGEST_COLUMNS})
+        SELECT {_DIGEST_COLUMNS} FROM jsonb_populate_recordset(NULL::secrets, $4)
+    ), ended AS (
+        UPDATE secrets SET expires_at = it.expires_at
+        FROM unnest($5::bytea[], $6::timestamptz[]) AS it (digest, expires_at) WHERE secrets.digest = it.digest
+    ), dropped AS (
+        DELETE FROM secrets WHERE digest = ANY($7::bytea[])
+    ), change AS (
+        INSERT INTO changes (revision, key_id, owner, kind, changed_at)
+        SELECT revision, key_id, CASE WHEN key_id = '' THEN tenant_id || '/' || owner_id ELSE '' END, kind, changed_at
+        FROM step
     ), audit AS (
-        INSERT INTO audit_events ({_AUDIT_COLUMNS})
-        SELECT $11, sequence, $8, $2, $5, $3, $10, key.owner_id, $4, number.revision, NULL, to_jsonb(key)
-        FROM number, key
-    ), {_RECORDS}
-    SELECT revision FROM number
+        INSERT INTO audit_events (tenant_id, sequence, occurred_at, actor, actor_ip, action, key_id, owner_id,
+            request_id, revision, before, after)
+        SELECT tenant_id, 0, changed_at, actor, actor_ip, kind, key_id, owner_id, request_id, revision, before, after
+        FROM step ORDER BY revision
+    )
+    SELECT
 """  # noqa: S608
-_REVOKE = f"""
-    WITH {_KNOWN}, old AS MATERIALIZED (
-        SELECT tenant_id, to_jsonb(keys) AS record FROM keys
-        WHERE key_id = $10 AND state <> 'REVOKED' AND NOT EXISTS (SELECT FROM known)
-        FOR UPDATE
-    ), number AS MATERIALIZED (
-        SELECT revision, sequence FROM old, next_numbers(old.tenant_id)
-    ), key AS (
-        UPDATE keys SET state = 'REVOKED', revoked_at = $8, revoke_reason = $11, updated_at = $8, updated_by = $2,
-            revision = number.revision
-        FROM number WHERE key_id = $10
-        RETURNING keys.*
-    ), audit AS (
-        INSERT INTO audit_events ({_AUDIT_COLUMNS})
-        SELECT old.tenant_id, sequence, $8, $2, $5, $3, $10, key.owner_id, $4, number.revision,
-            old.record, to_jsonb(key) || jsonb_build_object('revoke_comment', $12::text)
-        FROM old, number, key
-    ), {_RECORDS}
-    SELECT * FROM key
-"""  # noqa: S608
+# Whoever adds answers takes as many outdated ones away, so that they never pile up.
+_REMEMBER = """
+    WITH outdated AS (
+        DELETE FROM idempotency WHERE ctid = ANY(ARRAY(
+            SELECT ctid FROM idempotency WHERE created_at <= $2 ORDER BY created_at LIMIT $3
+        ))
+    )
+    INSERT INTO idempotency (tenant_id, actor, method, request_id, fingerprint, seed, revision, answer, created_at)
+    SELECT tenant_id, actor, method, request_id, fingerprint, seed, revision, answer, created_at
+    FROM jsonb_populate_recordset(NULL::idempotency, $1)
+"""
 
 
-async def create_key(
-    connection: Connection, key: Key, *, digest: bytes, pepper_version: int, seed: bytes, request: Request
-) -> int | None:
-    """Store a new key and the digest of its API key, and its tenant if that is new; gives the revision.
-
-    None, with nothing done, if the request is known: see ``first_answer``.
-    """
-    values = (*_shared(request, seed=seed, now=key.created_at), *new_row(key), digest, pepper_version)
-    row = await _unless_known(connection.fetchrow(_CREATE, *values))
-    return None if row is None else row["revision"]
-
-
-async def revoke_key(
-    connection: Connection, key_id: str, command: RevokeKey, *, request: Request, now: datetime
-) -> Key | None:
-    """Revoke a key. None, with nothing done, if it is revoked or the request is known."""
-    values = (*_shared(request, seed=None, now=now), key_id, command.reason.value, command.comment)
-    row = await _unless_known(connection.fetchrow(_REVOKE, *values))
-    return None if row is None else key_from(row)
-
-
-async def list_keys(
-    connection: Connection, query: ListKeys, *, tenant_id: str, before: str | None, now: datetime
-) -> Sequence[Key]:
-    """The newest keys that match, older than the key ``before``; one more than a page if there are more."""
-    text, values = page_statement(query, tenant_id=tenant_id, before=before, now=now)
-    async with connection.transaction():
-        # Which index serves best depends on the values: an environment may be that of every key, or of one.
-        await connection.execute("SET LOCAL plan_cache_mode = force_custom_plan")
-        return [key_from(row) for row in await connection.fetch(text, *values)]
-
-
-def page_statement(query: ListKeys, *, tenant_id: str, before: str | None, now: datetime) -> tuple[str, Sequence[Any]]:
-    """What reads a page, with its values.
-
-    A page is a range of the index of one of its filters, at a cost that does not grow with the table; the other filters
-    look at what is found there. EXPIRED alone is found by passing over every active key that is newer.
-    """
-    values: list[Any] = []
-
-    def mark(value: Any) -> str:
-        values.append(value)
-        return f"${len(values)}"
-
-    stored = "ACTIVE" if query.state is KeyState.EXPIRED else query.state
-    filters = {"owner_id": query.owner_id, "environment": query.environment, "prefix": query.prefix, "state": stored}
-    conditions = [f"tenant_id = {mark(tenant_id)}"]
-    conditions += [f"{column} = {mark(value)}" for column, value in filters.items() if value]
-    if query.state is KeyState.ACTIVE:
-        conditions.append(f"(expires_at IS NULL OR expires_at > {mark(now)})")
-    elif query.state is KeyState.EXPIRED:
-        conditions.append(f"expires_at <= {mark(now)}")
-    if before is not None:
-        conditions.append(f"{_PAGE_ORDER} < {mark(before)}")
-    where, limit = " AND ".join(conditions), mark(query.page_size + 1)
-    return f"SELECT * FROM keys WHERE {where} ORDER BY {_PAGE_ORDER} DESC LIMIT {limit}", values  # noqa: S608
-
-
-def _shared(request: Request, *, seed: bytes | None, now: datetime) -> tuple[Any, ...]:
-    return (
-        request.tenant_id,
-        request.actor,
-        request.method,
-        request.request_id,
-        request.actor_ip,
-        request.fingerprint,
-        seed,
-        now,
-        now - REMEMBERED,
+async def open_workspace(
+    connection: Connection, needs: Needs, requests: Sequence[Request], *, clock: Callable[[], datetime]
+) -> Workspace:
+    """Take the lock, and read what is needed."""
+    next_revision = await connection.fetchval(_NEXT_REVISION)
+    key_ids = set(needs.key_ids)
+    if needs.keys_of:
+        key_ids |= {row["key_id"] for row in await connection.fetch(_KEYS_OF, *zip(*needs.keys_of, strict=True))}
+    return Workspace(
+        clock=clock,
+        next_revision=next_revision,
+        answers=await _remembered(connection, requests, forgotten=clock() - REMEMBERED) if requests else {},
+        keys=map(key_from, await connection.fetch(_KEYS, sorted(key_ids)) if key_ids else ()),
+        secrets=map(_secret_from, await connection.fetch(_SECRETS_OF, needs.secrets_of) if needs.secrets_of else ()),
+        owners=[
+            owner_from_record(orjson.loads(row["record"]))
+            for row in (await connection.fetch(_OWNERS, *zip(*needs.owner_ids, strict=True)) if needs.owner_ids else ())
+        ],
+        taken=[row["digest"] for row in (await connection.fetch(_TAKEN, needs.digests) if needs.digests else ())],
     )
 
 
-async def _unless_known(statement: Awaitable[asyncpg.Record | None]) -> asyncpg.Record | None:
-    """None also where the same request came twice at the same time and the other one has got through."""
-    try:
-        return await statement
-    except asyncpg.UniqueViolationError as error:
-        if error.constraint_name == "idempotency_pkey":
-            return None
-        raise
+async def store_workspace(connection: Connection, workspace: Workspace) -> None:
+    """Write what the operations have changed, and what they answered."""
+    if workspace.steps:
+        ended = workspace.ended_secrets()
+        await connection.execute(
+            _STORE,
+            dumps([_step_row(step) for step in workspace.steps]),
+            dumps(list(map(key_record, workspace.changed_keys()))),
+            dumps(list(map(owner_record, workspace.changed_owners()))),
+            dumps(workspace.new_secrets()),
+            [secret.digest for secret in ended],
+            [secret.expires_at for secret in ended],
+            workspace.dropped_secrets(),
+        )
+    if workspace.answered:
+        rows = [_answer_row(request, answered) for request, answered in workspace.answered]
+        await connection.execute(_REMEMBER, dumps(rows), workspace.now() - REMEMBERED, len(rows))
+
+
+async def _remembered(
+    connection: Connection, requests: Sequence[Request], *, forgotten: datetime
+) -> dict[Id, Remembered]:
+    rows = await connection.fetch(_REMEMBERED, *zip(*(request.id for request in requests), strict=True))
+    ids = {(row["tenant_id"], row["actor"], row["method"], row["request_id"]): row for row in rows}
+    outdated = [id_ for id_, row in ids.items() if row["created_at"] <= forgotten]
+    if outdated:
+        await connection.execute(_FORGET, *zip(*outdated, strict=True))
+    return {id_: Remembered.read(row) for id_, row in ids.items() if row["created_at"] > forgotten}
+
+
+def _secret_from(row: asyncpg.Record) -> StoredSecret:
+    return StoredSecret(
+        digest=row["digest"],
+        algorithm=Algorithm(row["algorithm"]),
+        pepper_version=row["pepper_version"],
+        key_id=row["key_id"],
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        imported=row["imported"],
+        last_used_at=row["last_used_at"],
+    )
+
+
+def _step_row(step: Step) -> dict[str, Any]:
+    return {
+        "revision": step.revision,
+        "tenant_id": step.tenant_id,
+        "key_id": step.key_id,
+        "owner_id": step.owner_id,
+        "kind": step.request.method,
+        "actor": step.request.actor,
+        "actor_ip": step.request.actor_ip,
+        "request_id": step.request.request_id,
+        "changed_at": step.changed_at,
+        "before": step.before,
+        "after": step.after,
+    }
+
+
+def _answer_row(request: Request, answered: Remembered) -> dict[str, Any]:
+    return {
+        "tenant_id": request.tenant_id,
+        "actor": request.actor,
+        "method": request.method,
+        "request_id": request.request_id,
+        "fingerprint": answered.fingerprint,
+        "seed": answered.answer.seed,
+        "revision": answered.answer.revision,
+        "answer": answered.answer.content(),
+        "created_at": answered.answered_at,
+    }
