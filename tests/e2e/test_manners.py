@@ -80,23 +80,28 @@ def test_metrics_count_calls_by_method_and_decisions_by_code(server: ServerProce
 
 
 def test_the_largest_batch_fits(channel: grpc.Channel, caller: Metadata) -> None:
-    question = verification_service_pb2.VerifyRequest(
-        api_key="k" * 128,
+    largest = verification_service_pb2.VerifyRequest(
+        api_key="k" * 4096,
         resource="r" * 128,
-        required_permissions=["permission:" + "p" * 50] * 4,
-        client_ip="2001:db8:ffff:ffff:ffff:ffff:ffff:ffff",
-        charges={"requests": 1, "tokens": 10**15},
+        required_permissions=["p" * 62 + f"{number:02}" for number in range(32)],
+        client_ip="2001:0db8:ffff:ffff:ffff:ffff:255.255.255.255",
+        charges={"u" * 30 + f"{number:02}": 10**15 for number in range(16)},
+        min_revision=2**63 - 1,
+        dry_run=True,
         request_id="i" * 64,
+        tenant_id="t" * 64,
     )
-    batch = verification_service_pb2.BatchVerifyRequest(requests=[question] * 1000)
-    stub = verification_service_pb2_grpc.VerificationServiceStub(channel)
-    assert len(stub.BatchVerify(batch, metadata=caller, timeout=30).results) == 1000
+    batch = verification_service_pb2.BatchVerifyRequest(requests=[largest] * 1000)
+    results = verification_service_pb2_grpc.VerificationServiceStub(channel).BatchVerify(
+        batch, metadata=caller, timeout=60
+    )
+    assert {result.response.code for result in results.results} == {verification_service_pb2.DECISION_CODE_KEY_INVALID}
 
 
-def test_a_message_beyond_a_mebibyte_is_refused(channel: grpc.Channel, caller: Metadata) -> None:
+def test_a_message_beyond_eight_mebibytes_is_refused(channel: grpc.Channel, caller: Metadata) -> None:
     keys = key_service_pb2_grpc.KeyServiceStub(channel)
     with pytest.raises(grpc.RpcError) as refused:
-        keys.CreateKey(key_service_pb2.CreateKeyRequest(description="d" * 2**20), metadata=caller, timeout=10)
+        keys.CreateKey(key_service_pb2.CreateKeyRequest(description="d" * 2**23), metadata=caller, timeout=10)
     assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
