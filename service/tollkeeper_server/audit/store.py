@@ -43,15 +43,15 @@ def page_statement(query: ListAuditEvents, *, tenant_id: str, before: int | None
     conditions = [f"tenant_id = {mark(tenant_id)}"]
     filters = {"key_id": query.key_id, "owner_id": query.owner_id, "actor": query.actor, "action": query.action}
     conditions += [f"{column} = {mark(value)}" for column, value in filters.items() if value]
-    place = "(sequence + 0)" if any(filters.values()) else "sequence"  # see the indexes
     if query.start_time is not None:
-        conditions.append(f"{place} >= {_FIRST_SINCE.format(time=mark(query.start_time))}")
+        conditions.append(f"sequence >= {_FIRST_SINCE.format(time=mark(query.start_time))}")
     if query.end_time is not None:
-        conditions.append(f"{place} <= {_LAST_BEFORE.format(time=mark(query.end_time))}")
+        conditions.append(f"sequence <= {_LAST_BEFORE.format(time=mark(query.end_time))}")
     if before is not None:
-        conditions.append(f"{place} < {mark(before)}")
+        conditions.append(f"sequence < {mark(before)}")
     where, limit = " AND ".join(conditions), mark(query.page_size + 1)
-    return f"SELECT * FROM audit_events WHERE {where} ORDER BY {place} DESC LIMIT {limit}", values  # noqa: S608
+    order = "sequence DESC NULLS LAST" if any(filters.values()) else "sequence DESC"  # those of the indexes
+    return f"SELECT * FROM audit_events WHERE {where} ORDER BY {order} LIMIT {limit}", values  # noqa: S608
 
 
 def _event_from(row: asyncpg.Record) -> AuditEvent:
