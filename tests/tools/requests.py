@@ -52,6 +52,14 @@ def rotate(**fields: Any) -> Message:
     return key_service_pb2.RotateKeyRequest(**{"key_id": KEY_ID, **fields})
 
 
+def revoke_keys(**fields: Any) -> Message:
+    return key_service_pb2.RevokeKeysRequest(**fields)
+
+
+def set_owner(**fields: Any) -> Message:
+    return key_service_pb2.SetOwnerRequest(owner=key_service_pb2.Owner(**{"owner_id": "o", **fields}))
+
+
 def revoke(**fields: Any) -> Message:
     return key_service_pb2.RevokeKeyRequest(**fields)
 
@@ -353,4 +361,18 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (list_audit_events(page_size=-1), "page_size"),
     (list_audit_events(page_token="+"), "page_token"),
     (list_audit_events(tenant_id="A"), "tenant_id"),
+    (revoke_keys(), "owner_id"),
+    (revoke_keys(owner_id="a b"), "owner_id"),
+    (revoke_keys(owner_id="o", reason=6), "reason"),
+    (revoke_keys(owner_id="o", comment="c" * 513), "comment"),
+    (revoke_keys(owner_id="o", request_id="r" * 65), "request_id"),
+    (revoke_keys(owner_id="o", tenant_id="A"), "tenant_id"),
+    (key_service_pb2.GetOwnerRequest(), "owner_id"),
+    (key_service_pb2.GetOwnerRequest(owner_id="o", tenant_id="A"), "tenant_id"),
+    (set_owner(owner_id=""), "owner.owner_id"),
+    (key_service_pb2.SetOwnerRequest(), "owner.owner_id"),
+    (set_owner(display_name="n" * 129), "owner.display_name"),
+    (set_owner(limits=[Limit(name="x", kind=RATE, amount=1)]), "owner.limits[0].window"),
+    (set_owner(metadata={"x": "y" * 4089}), "owner.metadata"),
+    (set_owner(etag="W/1"), "owner.etag"),
 ]

@@ -46,7 +46,7 @@ NamingRequest: TypeAlias = (
 )
 
 _STATES_BY_NUMBER = inverse(KEY_STATES)
-_REASONS_BY_NUMBER = inverse(REVOKE_REASONS)
+REASONS_BY_NUMBER = inverse(REVOKE_REASONS)
 
 
 def create_key_from(request: key_service_pb2.CreateKeyRequest) -> CreateKey:
@@ -123,7 +123,7 @@ def revoke_key_from(request: key_service_pb2.RevokeKeyRequest) -> RevokeKey:
     return RevokeKey(
         key_id=request.key_id,
         api_key=request.api_key,
-        reason=_REASONS_BY_NUMBER[request.reason],
+        reason=REASONS_BY_NUMBER[request.reason],
         comment=request.comment,
         request_id=request.request_id,
     )

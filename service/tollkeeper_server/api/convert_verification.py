@@ -2,12 +2,13 @@
 
 from collections.abc import Iterable, Mapping
 
-from tollkeeper.v1 import verification_service_pb2
+from tollkeeper.v1 import key_pb2, verification_service_pb2
 from tollkeeper.v1.key_pb2 import KeyIdentity
 from tollkeeper_server.api.convert import duration_from, enum_map
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.fields import ip_from
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
+from tollkeeper_server.core.key import Secret
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.verify.verifier import QuotaReport, Verification
 
@@ -15,6 +16,8 @@ DECISION_CODES = enum_map(DecisionCode, verification_service_pb2.DecisionCode, p
 DEGRADATION_REASONS = enum_map(
     DegradationReason, verification_service_pb2.DegradationReason, prefix="DEGRADATION_REASON_"
 )
+
+SECRETS = enum_map(Secret, key_pb2.Secret, prefix="SECRET_")
 
 DEGRADATION_MESSAGES = {
     DegradationReason.RATE_LOCAL: "Redis did not answer: rate limits were held by this server's share of them.",
@@ -61,6 +64,7 @@ def verify_response(decision: Decision, *, key: KeyIdentity | None) -> verificat
         revision=decision.revision,
         degradations=_degradation_messages(decision.degradations),
         request_id=decision.request_id,
+        secret=key_pb2.SECRET_UNSPECIFIED if decision.secret is None else SECRETS[decision.secret],
     )
 
 

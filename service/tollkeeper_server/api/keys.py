@@ -18,6 +18,13 @@ from tollkeeper_server.api.convert_keys import (
     rotated_key_response,
     update_key_from,
 )
+from tollkeeper_server.api.convert_owners import (
+    owner_message,
+    owner_response,
+    revoke_keys_from,
+    revoked_keys_response,
+    set_owner_from,
+)
 from tollkeeper_server.api.handler import Call, rpc
 from tollkeeper_server.api.validation import (
     CREATE_KEY,
@@ -25,9 +32,12 @@ from tollkeeper_server.api.validation import (
     ENABLE_KEY,
     END_OVERLAP,
     GET_KEY,
+    GET_OWNER,
     LIST_KEYS,
     REVOKE_KEY,
+    REVOKE_KEYS,
     ROTATE_KEY,
+    SET_OWNER,
     UPDATE_KEY,
 )
 from tollkeeper_server.core.caller import CallerPermission
@@ -109,6 +119,21 @@ class KeyServicer:
         mutation = await self._keys.revoke(call.caller, revoke_key_from(request))
         return mutation_response(pb.RevokeKeyResponse, mutation, now=self._clock())
 
-    RevokeKeys = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
-    GetOwner = not_yet.unary_rpc(CallerPermission.KEYS_READ)
-    SetOwner = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def RevokeKeys(self, request: pb.RevokeKeysRequest, call: Call) -> pb.RevokeKeysResponse:
+        """End all keys of an owner."""
+        REVOKE_KEYS.check(request)
+        return revoked_keys_response(await self._keys.owners.revoke_keys(call.caller, revoke_keys_from(request)))
+
+    @rpc(CallerPermission.KEYS_READ)
+    async def GetOwner(self, request: pb.GetOwnerRequest, call: Call) -> pb.GetOwnerResponse:
+        """Read an owner."""
+        GET_OWNER.check(request)
+        owner = await self._keys.owners.get(call.caller, request.owner_id, tenant_id=request.tenant_id)
+        return pb.GetOwnerResponse(owner=owner_message(owner))
+
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def SetOwner(self, request: pb.SetOwnerRequest, call: Call) -> pb.SetOwnerResponse:
+        """Create an owner, or replace what is known of it."""
+        SET_OWNER.check(request)
+        return owner_response(await self._keys.owners.set(call.caller, set_owner_from(request)))

@@ -42,11 +42,5 @@ def refuse_reservation(request: verification_service_pb2.VerifyRequest) -> None:
         _refuse("reserve")
 
 
-def refuse_owner(request: verification_service_pb2.CheckQuotaRequest) -> None:
-    """Raise Unimplemented for limits of an owner."""
-    if request.HasField("owner_id"):
-        _refuse("the quota of an owner")
-
-
 def _refuse(feature: str) -> NoReturn:
     raise Unimplemented(f"{feature} is not available yet", reason="NOT_YET_AVAILABLE", metadata={"feature": feature})

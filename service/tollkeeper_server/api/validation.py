@@ -220,15 +220,16 @@ LIST_KEYS = Rules(
     },
 )
 
+_revoke_reason = one_of(
+    key_pb2.RevokeReason.values(), "COMPROMISED, SUPERSEDED, UNUSED, OWNER_LEFT or POLICY_VIOLATION, or unset"
+)
+
 REVOKE_KEY = Rules(
     key_service_pb2.RevokeKeyRequest,
     {
         "key_id": fields.key_id,
         "api_key": fields.given_api_key,
-        "reason": one_of(
-            key_pb2.RevokeReason.values(),
-            "COMPROMISED, SUPERSEDED, UNUSED, OWNER_LEFT or POLICY_VIOLATION, or unset",
-        ),
+        "reason": _revoke_reason,
         "comment": text(at_most=512),
         "request_id": fields.request_id,
     },
@@ -274,4 +275,35 @@ LIST_AUDIT_EVENTS = Rules(
         "page_token": matching(r"[A-Za-z0-9_=-]{0,512}", "must be empty, or the next_page_token of the page before"),
         "tenant_id": fields.tenant_id,
     },
+)
+
+REVOKE_KEYS = Rules(
+    key_service_pb2.RevokeKeysRequest,
+    {
+        "owner_id": fields.owner_id,
+        "reason": _revoke_reason,
+        "comment": text(at_most=512),
+        "request_id": fields.request_id,
+        "tenant_id": fields.tenant_id,
+    },
+)
+
+GET_OWNER = Rules(key_service_pb2.GetOwnerRequest, {"owner_id": fields.owner_id, "tenant_id": fields.tenant_id})
+
+_OWNER = Rules(
+    key_service_pb2.Owner,
+    {
+        "owner_id": fields.owner_id,
+        "display_name": text(at_most=128),
+        "limits": _limits,
+        "metadata": fields.metadata,
+        "etag": fields.etag,
+        **dict.fromkeys(("tenant_id", "suspended", "created_at", "updated_at", "revision"), anything),
+    },
+)
+
+SET_OWNER = Rules(
+    key_service_pb2.SetOwnerRequest,
+    {"owner": anything, "request_id": fields.request_id, "tenant_id": fields.tenant_id},
+    across=[lambda request: [(f"owner.{path}", allowed) for path, allowed in _OWNER.problems(request.owner)]],
 )

@@ -81,11 +81,12 @@ class VerificationServicer:
     async def CheckQuota(self, request: pb.CheckQuotaRequest, call: Call) -> pb.CheckQuotaResponse:
         """The limits of a key as they stand."""
         CHECK_QUOTA.check(request)
-        not_yet.refuse_owner(request)
+        named = request.tenant_id
         report = await self._verifier.check_quota(
-            tenant_id=_visible_tenant(call.caller, named=request.tenant_id),
+            tenant_id=call.caller.tenant(named) if request.owner_id else _visible_tenant(call.caller, named=named),
             key_id=request.key_id,
             api_key=request.api_key,
+            owner_id=request.owner_id,
             charges=charges_from(request.charges),
         )
         return check_quota_response(report)

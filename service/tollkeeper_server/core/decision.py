@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 from datetime import timedelta
 
-from tollkeeper_server.core.key import Key
+from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.limits import LimitState
 
 
@@ -59,6 +59,8 @@ class Decision:
     code: DecisionCode
     request_id: str
     key: Key | None = None
+    secret: Secret | None = None
+    """Which of the key's API keys was shown; set where ``key`` is."""
     limits: tuple[LimitState, ...] = ()
     retry_after: timedelta | None = None
     reservation_id: str = ""

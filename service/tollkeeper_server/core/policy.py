@@ -6,7 +6,7 @@ from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from tollkeeper_server.core.decision import DecisionCode
-from tollkeeper_server.core.key import Key, KeyState
+from tollkeeper_server.core.key import Key, KeyState, Owner
 
 _STATE_DENIALS = {
     KeyState.REVOKED: DecisionCode.KEY_REVOKED,
@@ -24,12 +24,16 @@ class Use:
     client_ip: IPv4Address | IPv6Address | None = None
 
 
-def judge(key: Key, use: Use, *, now: datetime) -> DecisionCode:
+def judge(key: Key, use: Use, *, now: datetime, owner: Owner | None = None) -> DecisionCode:
     """Everything about a proven key but its limits; ALLOWED means that only the charge is left to decide.
 
-    Looks at the state first, then expiry, client IP, resource and permissions; the first rule that denies answers.
+    Looks at the state first, then expiry, client IP, resource and permissions; the first rule that denies answers. A
+    key whose owner is suspended is as good as disabled.
     """
-    denial = _STATE_DENIALS.get(key.state_at(now))
+    state = key.state_at(now)
+    if owner is not None and owner.suspended and state is not KeyState.REVOKED:
+        state = KeyState.DISABLED
+    denial = _STATE_DENIALS.get(state)
     if denial is not None:
         return denial
     if key.allowed_cidrs and not _inside(key, use.client_ip):

@@ -28,6 +28,7 @@ from tollkeeper_server.keys.journal import Journal, Operation
 from tollkeeper_server.keys.listing import list_keys
 from tollkeeper_server.keys.lookup import find_by_digests, find_by_key_ids
 from tollkeeper_server.keys.minting import Mint
+from tollkeeper_server.keys.owners import Owners
 from tollkeeper_server.keys.pages import cursor, page_token
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.requests import Answer, Request
@@ -56,6 +57,7 @@ class KeyService:
         self._clock = clock
         self._mint = Mint(keyring)
         self._journal = Journal(postgres, clock=clock)
+        self.owners = Owners(postgres=postgres, journal=self._journal, confirmations=confirmations)
 
     async def close(self) -> None:
         """Finish the mutations that were asked for, and take no more."""

@@ -106,6 +106,11 @@ class Workspace:
         self.steps: list[Step] = []
         self.answered: list[tuple[Request, Remembered]] = []
 
+    @property
+    def revision(self) -> int:
+        """That of the last change anywhere."""
+        return self._next_revision - 1
+
     def key(self, key_id: str) -> Key | None:
         """The key as the operations before have left it."""
         return self._keys.get(key_id)

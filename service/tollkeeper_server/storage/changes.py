@@ -6,7 +6,7 @@ import asyncpg
 
 CHANNEL = "tollkeeper_changes"
 
-_READ = "SELECT revision, key_id, kind FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
+_READ = "SELECT revision, key_id, owner, kind FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
 _REVISION = "SELECT coalesce(max(revision), 0) FROM changes"
 _ADD_SECRETS = frozenset({"CreateKey", "ImportKeys", "RotateKey"})
 
@@ -17,7 +17,7 @@ class Change:
 
     revision: int
     subject: str
-    """The key that changed."""
+    """The key that changed; or the owner whose keys all did, see ``owner_subject``."""
     adds_secret: bool
     """Whether an API key that nobody knew is known from now on."""
 
@@ -27,7 +27,12 @@ async def read_changes(
 ) -> list[Change]:
     """Up to ``limit`` changes after revision ``after``, oldest first; without gaps, since revisions have none."""
     rows = await connection.fetch(_READ, after, limit, timeout=timeout)
-    return [Change(row["revision"], row["key_id"], row["kind"] in _ADD_SECRETS) for row in rows]
+    return [Change(row["revision"], row["owner"] or row["key_id"], row["kind"] in _ADD_SECRETS) for row in rows]
+
+
+def owner_subject(tenant_id: str, owner_id: str) -> str:
+    """What an owner is called in changes; no key_id has a "/"."""
+    return f"{tenant_id}/{owner_id}"
 
 
 async def read_revision(connection: "asyncpg.Connection[asyncpg.Record]", *, timeout: float) -> int:

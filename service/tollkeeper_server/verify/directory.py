@@ -6,10 +6,11 @@ from datetime import datetime
 
 from tollkeeper_server.core.cache import Absence, RecordCache
 from tollkeeper_server.core.credential import Keyring
-from tollkeeper_server.core.key import Key
-from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_by_key_ids
+from tollkeeper_server.core.key import Key, Owner
+from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_owner, find_with_owners
 from tollkeeper_server.storage.batcher import Batcher
 from tollkeeper_server.storage.boottime import boottime
+from tollkeeper_server.storage.changes import owner_subject
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.verify.replica import Replica
 
@@ -69,9 +70,14 @@ class KeyDirectory:
             return None
         return await self._by_digests.submit(digests)
 
-    async def find_by_key_id(self, key_id: str) -> Key | None:
-        """The key named ``key_id``, always from the truth."""
+    async def find_by_key_id(self, key_id: str) -> tuple[Key | None, Owner | None]:
+        """The key named ``key_id`` and its owner, always from the truth."""
         return await self._by_key_id.submit(key_id)
+
+    async def find_owner(self, tenant_id: str, owner_id: str) -> Owner | None:
+        """What is known of an owner, always from the truth."""
+        async with self._postgres.connection(timeout_seconds=_READ_TIMEOUT_SECONDS) as connection:
+            return await find_owner(connection, tenant_id=tenant_id, owner_id=owner_id)
 
     async def close(self) -> None:
         """Finish what was asked, and take no more."""
@@ -112,9 +118,14 @@ class KeyDirectory:
     def _put(self, digest: bytes, record: SecretRecord | None, revision: int, now: float) -> bool:
         if record is None:
             return self._cache.put_unknown(digest, revision=revision, now=now)
-        return self._cache.put(digest, record, subjects=(record.key.key_id,), revision=revision, now=now)
+        return self._cache.put(digest, record, subjects=_subjects(record.key), revision=revision, now=now)
 
-    async def _read_key_ids(self, key_ids: Sequence[str]) -> list[Key | None]:
+    async def _read_key_ids(self, key_ids: Sequence[str]) -> list[tuple[Key | None, Owner | None]]:
         async with self._postgres.connection(timeout_seconds=_READ_TIMEOUT_SECONDS) as connection:
-            keys = await find_by_key_ids(connection, key_ids)
-        return [keys.get(key_id) for key_id in key_ids]
+            found = await find_with_owners(connection, key_ids)
+        return [found.get(key_id, (None, None)) for key_id in key_ids]
+
+
+def _subjects(key: Key) -> tuple[str, ...]:
+    """Whose change ends what is remembered of the key."""
+    return (key.key_id, owner_subject(key.tenant_id, key.owner_id)) if key.owner_id else (key.key_id,)

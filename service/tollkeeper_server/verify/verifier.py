@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 
 from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason
 from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
-from tollkeeper_server.core.key import Key
+from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.policy import Use, judge
 from tollkeeper_server.keys.lookup import SecretRecord
@@ -85,15 +85,18 @@ class Verifier:
         if key is None:
             self._record(secret, DecisionCode.KEY_INVALID, verification, now)
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
-        code = judge(key, verification.use, now=now)
+        code = judge(key, verification.use, now=now, owner=secret.owner)
         if code is not DecisionCode.ALLOWED or not verification.charges:
             self._record(secret, code, verification, now)
-            return Decision(code=code, key=key, revision=found.revision, request_id=request_id)
-        outcome = await self._charger.charge(key, charges=verification.charges, consume=verification.consume)
+            return Decision(code=code, key=key, secret=secret.secret, revision=found.revision, request_id=request_id)
+        outcome = await self._charger.charge(
+            key, owner=secret.owner, charges=verification.charges, consume=verification.consume
+        )
         self._record(secret, outcome.code, verification, now)
         return Decision(
             code=outcome.code,
             key=key,
+            secret=secret.secret,
             limits=outcome.limits,
             retry_after=outcome.retry_after,
             degradations=outcome.degradations,
@@ -106,31 +109,42 @@ class Verifier:
         return await asyncio.gather(*(self._verify_or_fault(verification) for verification in verifications))
 
     async def check_quota(
-        self, *, tenant_id: str | None, key_id: str = "", api_key: str = "", charges: Mapping[str, int]
+        self,
+        *,
+        tenant_id: str | None,
+        key_id: str = "",
+        api_key: str = "",
+        owner_id: str = "",
+        charges: Mapping[str, int],
     ) -> QuotaReport:
-        """Where the limits of a key stand, named by ``key_id`` or by ``api_key``; consumes nothing.
+        """Where limits stand: those of a key and its owner, named by ``key_id`` or ``api_key``, or of an owner alone.
 
-        Raises NotFound if ``tenant_id`` (None: any tenant) has no such key.
+        Consumes nothing. Raises NotFound if ``tenant_id`` (None: any tenant, for keys only) has no such key or owner.
         """
-        key = await self._known(key_id=key_id, api_key=api_key)
-        return await self._report(key, tenant_id=tenant_id, charges=charges, consume=False)
+        if owner_id:
+            assert tenant_id is not None, "owners are named inside a tenant"
+            owner = await self._directory.find_owner(tenant_id, owner_id)
+            if owner is None:
+                raise NotFound("there is no such owner", reason="OWNER_NOT_FOUND")
+            return await self._report(None, owner, charges=charges, consume=False)
+        key, owner = await self._known(tenant_id, key_id=key_id, api_key=api_key)
+        return await self._report(key, owner, charges=charges, consume=False)
 
     async def charge_quota(self, *, tenant_id: str | None, key_id: str, charges: Mapping[str, int]) -> QuotaReport:
         """As ``check_quota``, and charge if it fits; nothing else about the key is looked at.
 
         For gateways that know whose request it is, and ask for limits alone.
         """
-        key = await self._known(key_id=key_id, api_key="")
-        return await self._report(key, tenant_id=tenant_id, charges=charges, consume=True)
+        key, owner = await self._known(tenant_id, key_id=key_id, api_key="")
+        report = await self._report(key, owner, charges=charges, consume=True)
+        if report.code is DecisionCode.ALLOWED:
+            self._usage.record_charge(key, charges=charges, now=self._clock())
+        return report
 
     async def _report(
-        self, key: Key | None, *, tenant_id: str | None, charges: Mapping[str, int], consume: bool
+        self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], consume: bool
     ) -> QuotaReport:
-        if key is None or tenant_id not in (None, key.tenant_id):
-            raise NotFound("there is no such key", reason="KEY_NOT_FOUND")
-        outcome = await self._charger.charge(key, charges=charges, consume=consume)
-        if consume and outcome.code is DecisionCode.ALLOWED:
-            self._usage.record_charge(key, charges=charges, now=self._clock())
+        outcome = await self._charger.charge(key, owner=owner, charges=charges, consume=consume)
         return QuotaReport(
             code=outcome.code,
             limits=outcome.limits,
@@ -149,11 +163,19 @@ class Verifier:
         else:
             self._usage.record(secret, code=code, charges=verification.charges, client_ip=client_ip, now=now)
 
-    async def _known(self, *, key_id: str, api_key: str) -> Key | None:
+    async def _known(self, tenant_id: str | None, *, key_id: str, api_key: str) -> tuple[Key, Owner | None]:
+        key, owner = await self._found(key_id=key_id, api_key=api_key)
+        if key is None or tenant_id not in (None, key.tenant_id):
+            raise NotFound("there is no such key", reason="KEY_NOT_FOUND")
+        return key, owner
+
+    async def _found(self, *, key_id: str, api_key: str) -> tuple[Key | None, Owner | None]:
         if key_id:
             return await self._directory.find_by_key_id(key_id)
         found = await self._directory.find(api_key)
-        return None if found is None else found.key_at(self._clock())
+        if found is None or found.record is None:
+            return None, None
+        return found.key_at(self._clock()), found.record.owner
 
     async def _verify_or_fault(self, verification: Verification) -> Decision | TollkeeperError:
         try:
