@@ -2,12 +2,13 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import asyncpg
 import grpc
 import pytest
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.api_support import Api, Metadata, api_on
@@ -133,26 +134,29 @@ async def test_a_server_that_stops_stores_what_it_counted(postgres_url: str, red
         assert allowed(await told(api, key_id=created.key.key_id)) == 40
 
 
-async def test_an_earlier_api_key_is_reported_during_the_overlap_and_after_it(api: Api, postgres_url: str) -> None:
-    kinds = []
-    for ends_in, code in [(timedelta(days=1), ALLOWED), (timedelta(0), pb.DECISION_CODE_KEY_INVALID)]:
-        created = await api.key("acme")
-        connection = await asyncpg.connect(postgres_url)
-        await connection.execute(
-            "UPDATE secrets SET expires_at = $2 WHERE key_id = $1", created.key.key_id, datetime.now(UTC) + ends_in
-        )
-        await connection.close()
-        assert (await verify(api, created)).code == code
-        request = usage_service_pb2.ListFindingsRequest(key_id=created.key.key_id)
-        async with asyncio.timeout(5):
-            while not (response := await api.usage.ListFindings(request, metadata=api.root)).findings:  # noqa: ASYNC110
-                await asyncio.sleep(0.02)
-        kinds += [finding.kind for finding in response.findings]
-        assert allowed(await told(api, key_id=created.key.key_id)) == (code == ALLOWED)
-    assert kinds == [
-        usage_service_pb2.FINDING_KIND_EARLIER_API_KEY_USED,
-        usage_service_pb2.FINDING_KIND_ENDED_API_KEY_USED,
-    ]
+async def findings(api: Api, created: CreatedKey, *, count: int) -> list[int]:
+    """The kinds of what was found about a key, newest first, once there are so many."""
+    request = usage_service_pb2.ListFindingsRequest(key_id=created.key.key_id)
+    async with asyncio.timeout(5):
+        while len(found := (await api.usage.ListFindings(request, metadata=api.root)).findings) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+    return [finding.kind for finding in found]
+
+
+async def test_an_earlier_api_key_is_reported_during_the_overlap_and_after_it(api: Api) -> None:
+    created = await api.key("acme")
+    key_id = created.key.key_id
+    rotate = key_service_pb2.RotateKeyRequest(key_id=key_id, overlap=Duration(seconds=3600))
+    renewed = await api.keys.RotateKey(rotate, metadata=api.root)
+    assert (await verify(api, replace(created, api_key=renewed.api_key))).code == ALLOWED
+    assert (await verify(api, created)).code == ALLOWED
+    assert await findings(api, created, count=1) == [usage_service_pb2.FINDING_KIND_EARLIER_API_KEY_USED]
+    got = await api.keys.GetKey(key_service_pb2.GetKeyRequest(key_id=key_id), metadata=api.root)
+    assert got.key.rotation.old_last_used_at == got.key.last_used_at != Timestamp()
+    await api.keys.RotateKey(key_service_pb2.RotateKeyRequest(key_id=key_id), metadata=api.root)
+    assert (await verify(api, created)).code == pb.DECISION_CODE_KEY_INVALID
+    assert usage_service_pb2.FINDING_KIND_ENDED_API_KEY_USED in await findings(api, created, count=2)
+    assert allowed(await told(api, key_id=key_id)) == 2
 
 
 async def test_a_range_out_of_bounds_is_refused_by_the_name_of_its_field(api: Api) -> None:

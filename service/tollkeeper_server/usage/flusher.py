@@ -50,18 +50,20 @@ class UsageFlusher:
     async def close(self) -> None:
         """Flush for a last time; what Postgres does not take now is lost, and the log says so."""
         if not await self.flush():
-            _log.error("usage_lost", key_minutes=len(self._waiting) + len(self._recorder.take()))
+            _log.error("usage_lost", key_minutes=len(self._waiting) + len(self._recorder))
 
     async def flush(self) -> bool:
         """Store all that was counted before; False if some is left because Postgres does not answer."""
-        if not await self._store_waiting():  # what an outage left comes first
-            return False
-        self._waiting.extend(self._recorder.take())
-        return await self._store_waiting()
+        try:
+            if not await self._store_waiting():  # what an outage left comes first
+                return False
+            self._waiting.extend(self._recorder.take())
+            return await self._store_waiting()
+        finally:
+            metrics.USAGE_WAITING.set(len(self._waiting) + len(self._recorder))
 
     async def _store_waiting(self) -> bool:
         while (batch := self._next()) is not None:
-            metrics.USAGE_WAITING.set(len(self._waiting))
             started = perf_counter()
             try:
                 await self._store(batch)

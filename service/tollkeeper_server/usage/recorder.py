@@ -74,9 +74,9 @@ class KeyMinute:
 class UsageRecorder:
     """Counts verifications of proven keys until they are taken away, to be stored.
 
-    What a server has counted and not stored yet is lost if it is killed: its last seconds, or what happened since
-    Postgres went away. Beyond KEY_MINUTES_MAX nothing new is remembered, and the metric ``tollkeeper_usage_lost_total``
-    tells of it.
+    What a server has counted and not stored yet is lost if it is killed: its last seconds or, while Postgres is away,
+    what happened since. A server that is stopped stores all of it first. Beyond KEY_MINUTES_MAX nothing new is
+    remembered, and the metric ``tollkeeper_usage_lost_total`` tells of it. Its length is what it remembers.
     """
 
     def __init__(self) -> None:
@@ -84,6 +84,9 @@ class UsageRecorder:
         self._current: dict[str, KeyMinute] = {}
         self._starts_at = self._ends_at = _NEVER
         self._size = 0
+
+    def __len__(self) -> int:
+        return self._size
 
     def record(
         self,
