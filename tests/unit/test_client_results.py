@@ -18,8 +18,10 @@ from tollkeeper import (
     LimitKind,
     LimitScope,
     RateLimited,
-    _results,
 )
+from tollkeeper._results.keys import key as key_result
+from tollkeeper._results.verification import decision as decision_result
+from tollkeeper._results.verification import decisions as decision_results
 from tollkeeper.v1 import key_pb2, limit_pb2, verification_service_pb2
 
 CODE_OF_A_LATER_VERSION = 99
@@ -31,7 +33,7 @@ def answer(code: int, **fields: object) -> verification_service_pb2.VerifyRespon
 
 @pytest.mark.parametrize("code", [0, CODE_OF_A_LATER_VERSION])
 def test_a_decision_code_that_is_not_known_denies(code: int) -> None:
-    decision = _results.decision(answer(code))
+    decision = decision_result(answer(code))
     assert decision.code is DecisionCode.UNSPECIFIED
     assert not decision.allowed
     with pytest.raises(Denied):
@@ -41,7 +43,7 @@ def test_a_decision_code_that_is_not_known_denies(code: int) -> None:
 @pytest.mark.parametrize("code", set(DecisionCode) - {DecisionCode.ALLOWED})
 def test_only_allowed_is_allowed(code: DecisionCode) -> None:
     number = verification_service_pb2.DecisionCode.Value(f"DECISION_CODE_{code.name}")
-    decision = _results.decision(answer(number))
+    decision = decision_result(answer(number))
     assert decision.code is code
     assert not decision.allowed
     with pytest.raises(Denied) as denial:
@@ -50,7 +52,7 @@ def test_only_allowed_is_allowed(code: DecisionCode) -> None:
 
 
 def test_a_decision_that_is_allowed_passes_through() -> None:
-    decision = _results.decision(answer(verification_service_pb2.DECISION_CODE_ALLOWED))
+    decision = decision_result(answer(verification_service_pb2.DECISION_CODE_ALLOWED))
     assert decision.allowed
     assert decision.raise_if_denied() is decision
 
@@ -58,11 +60,11 @@ def test_a_decision_that_is_allowed_passes_through() -> None:
 def test_a_decision_has_no_truth_value_that_a_denial_could_pass_by() -> None:
     for code in (verification_service_pb2.DECISION_CODE_ALLOWED, verification_service_pb2.DECISION_CODE_KEY_REVOKED):
         with pytest.raises(TypeError, match="allowed"):
-            bool(_results.decision(answer(code)))
+            bool(decision_result(answer(code)))
 
 
 def test_a_denial_says_what_it_is_and_nothing_of_the_caller() -> None:
-    decision = _results.decision(answer(4, message="The API key was revoked.", request_id="r1"))
+    decision = decision_result(answer(4, message="The API key was revoked.", request_id="r1"))
     with pytest.raises(KeyRevoked, match=r"^\[Verify\] KEY_REVOKED The API key was revoked\. \[request-id: r1\]$"):
         decision.raise_if_denied()
 
@@ -71,20 +73,20 @@ def test_a_rate_limited_decision_tells_when_to_come_back() -> None:
     response = answer(verification_service_pb2.DECISION_CODE_RATE_LIMITED)
     response.retry_after.FromTimedelta(timedelta(seconds=41.25))
     with pytest.raises(RateLimited) as denial:
-        _results.decision(response).raise_if_denied()
+        decision_result(response).raise_if_denied()
     assert isinstance(denial.value, LimitExceeded)
     assert denial.value.decision.retry_after == timedelta(seconds=41.25)
 
 
 def test_a_decision_without_retry_after_has_none() -> None:
-    assert _results.decision(answer(1)).retry_after is None
+    assert decision_result(answer(1)).retry_after is None
 
 
 def test_a_limit_is_found_by_name_and_the_keys_own_comes_first() -> None:
     owners = limit_pb2.LimitState(name="per-minute", limit=100, scope=limit_pb2.LIMIT_SCOPE_OWNER)
     own = limit_pb2.LimitState(name="per-minute", limit=5, scope=limit_pb2.LIMIT_SCOPE_KEY)
     shared = limit_pb2.LimitState(name="shared", limit=7, scope=limit_pb2.LIMIT_SCOPE_OWNER)
-    decision = _results.decision(answer(1, limits=[owners, own, shared]))
+    decision = decision_result(answer(1, limits=[owners, own, shared]))
     assert decision.limit("per-minute").limit == 5
     assert decision.limit("shared").scope is LimitScope.OWNER
     with pytest.raises(KeyError, match="per-day"):
@@ -99,7 +101,7 @@ def test_a_batch_is_answered_item_by_item() -> None:
             verification_service_pb2.VerifyResult(),
         ]
     )
-    allowed, unavailable, empty = _results.decisions(results, expected=3)
+    allowed, unavailable, empty = decision_results(results, expected=3)
     assert getattr(allowed, "allowed", False)
     assert str(unavailable) == "[Verify] UNAVAILABLE Postgres is away"
     assert isinstance(empty, Internal)
@@ -111,7 +113,7 @@ def test_a_batch_that_is_not_answered_in_full_is_an_error_not_a_guess(expected: 
         results=[verification_service_pb2.VerifyResult(response=answer(1))]
     )
     with pytest.raises(Internal, match="1 answers"):
-        _results.decisions(response, expected=expected)
+        decision_results(response, expected=expected)
 
 
 def test_every_field_of_a_key_arrives() -> None:
@@ -130,7 +132,7 @@ def test_every_field_of_a_key_arrives() -> None:
     record.metadata.update({"plan": "pro"})
     record.rotation.overlap_ends_at.FromDatetime(datetime(2026, 2, 1, tzinfo=UTC))
 
-    key = _results.key(record)
+    key = key_result(record)
 
     for field in key_pb2.Key.DESCRIPTOR.fields:
         value = getattr(key, field.name)
@@ -144,7 +146,7 @@ def test_every_field_of_a_key_arrives() -> None:
 
 
 def test_what_a_key_does_not_have_is_none() -> None:
-    key = _results.key(key_pb2.Key(key_id="key_1"))
+    key = key_result(key_pb2.Key(key_id="key_1"))
     assert key.expires_at is None
     assert key.revoked_at is None
     assert key.last_used_at is None
@@ -157,7 +159,7 @@ def test_a_calendar_window_arrives_with_its_time_zone() -> None:
     record.limits.add(
         name="spend", kind=limit_pb2.LIMIT_KIND_SPEND, calendar=limit_pb2.CALENDAR_WINDOW_MONTH, time_zone="Asia/Tokyo"
     )
-    (limit,) = _results.key(record).limits
+    (limit,) = key_result(record).limits
     assert (limit.kind, limit.window, limit.time_zone) == (LimitKind.SPEND, CalendarWindow.MONTH, "Asia/Tokyo")
 
 
@@ -171,7 +173,7 @@ def test_metadata_keeps_whole_numbers_whole() -> None:
     }
     struct = struct_pb2.Struct()
     struct.update(metadata)
-    identity = _results.decision(answer(1, key=key_pb2.KeyIdentity(metadata=struct))).key
+    identity = decision_result(answer(1, key=key_pb2.KeyIdentity(metadata=struct))).key
     assert identity is not None
     assert identity.metadata == metadata
     assert type(identity.metadata["seats"]) is int

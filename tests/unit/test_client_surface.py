@@ -19,25 +19,42 @@ from tollkeeper import (
     CreatedKey,
     DecisionCode,
     Denied,
+    ImportKey,
     InvalidArgument,
+    LeakedKey,
+    Propagation,
+    RotatedKey,
     TollkeeperError,
     Verification,
     _errors,
-    _results,
 )
-from tollkeeper.v1 import key_pb2, key_service_pb2, limit_pb2, verification_service_pb2
+from tollkeeper._results import keys, usage, values, verification
+from tollkeeper.v1 import (
+    audit_service_pb2,
+    key_pb2,
+    key_service_pb2,
+    limit_pb2,
+    usage_service_pb2,
+    verification_service_pb2,
+)
 
 CLIENT = Path(__file__).resolve().parents[2] / "clients" / "python"
 
 CONTRACT_ENUMS = [
-    (verification_service_pb2.DecisionCode.DESCRIPTOR, _results.DECISION_CODES),
-    (verification_service_pb2.DegradationReason.DESCRIPTOR, _results.DEGRADATION_REASONS),
-    (key_pb2.KeyState.DESCRIPTOR, _results.KEY_STATES),
-    (key_pb2.RevokeReason.DESCRIPTOR, _results.REVOKE_REASONS),
-    (key_service_pb2.Propagation.DESCRIPTOR, _results.PROPAGATIONS),
-    (limit_pb2.LimitKind.DESCRIPTOR, _results.LIMIT_KINDS),
-    (limit_pb2.LimitScope.DESCRIPTOR, _results.LIMIT_SCOPES),
+    (verification_service_pb2.DecisionCode.DESCRIPTOR, verification.DECISION_CODES),
+    (verification_service_pb2.DegradationReason.DESCRIPTOR, verification.DEGRADATION_REASONS),
+    (key_pb2.Secret.DESCRIPTOR, verification.SECRETS),
+    (key_pb2.KeyState.DESCRIPTOR, keys.KEY_STATES),
+    (key_pb2.RevokeReason.DESCRIPTOR, keys.REVOKE_REASONS),
+    (key_service_pb2.LeakedKeyOutcome.DESCRIPTOR, keys.LEAKED_KEY_OUTCOMES),
+    (key_service_pb2.Propagation.DESCRIPTOR, values.PROPAGATIONS),
+    (limit_pb2.LimitKind.DESCRIPTOR, values.LIMIT_KINDS),
+    (limit_pb2.LimitScope.DESCRIPTOR, values.LIMIT_SCOPES),
+    (usage_service_pb2.UsageGranularity.DESCRIPTOR, usage.GRANULARITIES),
+    (usage_service_pb2.FindingKind.DESCRIPTOR, usage.FINDING_KINDS),
 ]
+
+CONTRACT_SERVICES = [audit_service_pb2, key_service_pb2, usage_service_pb2, verification_service_pb2]
 
 
 def unasync_script() -> ModuleType:
@@ -60,18 +77,26 @@ def public_methods(client: type) -> dict[str, inspect.Signature]:
 def test_everything_that_is_imported_for_users_is_public_and_nothing_else() -> None:
     tree = ast.parse(Path(tollkeeper.__file__).read_text())
     imported = [alias.name for node in tree.body if isinstance(node, ast.ImportFrom) for alias in node.names]
-    assert tollkeeper.__all__ == sorted(imported)
+    assert sorted(tollkeeper.__all__) == sorted(imported)
 
 
 def test_the_synchronous_client_is_made_from_the_asynchronous_one() -> None:
     script = unasync_script()
-    current = script.unasync(script.SOURCE.read_text())
-    assert current == script.TARGET.read_text(), "run clients/python/scripts/unasync.py"
+    current = script.unasync(script.modules(script.SOURCE))
+    assert current == script.modules(script.TARGET), "run clients/python/scripts/unasync.py"
 
 
 def test_a_substitution_that_finds_nothing_fails_instead_of_going_stale() -> None:
-    with pytest.raises(ValueError, match="finds nothing"):
-        unasync_script().unasync('"""A module without a client."""\n')
+    with pytest.raises(ValueError, match="find nothing"):
+        unasync_script().unasync({"empty.py": '"""A module without a client."""\n'})
+
+
+def test_every_call_of_the_contract_has_a_method() -> None:
+    services = [module.DESCRIPTOR.services_by_name for module in CONTRACT_SERVICES]
+    calls = {method.name for each in services for service in each.values() for method in service.methods}
+    methods = {name.replace("_", "") for name in public_methods(AsyncClient)}
+    assert {call for call in calls if call.lower() not in methods} == {"BatchVerify", "VerifyStream"}
+    assert "verifymany" in methods
 
 
 def test_both_clients_take_the_same_arguments() -> None:
@@ -116,16 +141,21 @@ def test_results_cannot_be_changed() -> None:
 
 
 def test_an_api_key_is_in_no_repr() -> None:
-    record = _results.key(key_pb2.Key(key_id="key_1"))
+    record = keys.key(key_pb2.Key(key_id="key_1"))
     created = CreatedKey(key=record, api_key="tk_secret", fingerprint="f", revision=1)
-    assert "tk_secret" not in repr(created)
-    assert "tk_secret" not in repr(Verification("tk_secret"))
+    rotated = RotatedKey(
+        key=record, api_key="tk_secret", fingerprint="f", revision=1, propagation=Propagation.PENDING, effective_at=None
+    )
+    digests = ImportKey(sha256_hex="tk_secret", sha512_hex="tk_secret", hmac_sha256_hex="tk_secret")
+    imported = ImportKey(raw_api_key="tk_secret", sha256_base64url="tk_secret")
+    for holder in (created, rotated, digests, imported, Verification("tk_secret"), LeakedKey("tk_secret")):
+        assert "tk_secret" not in repr(holder)
 
 
 def test_errors_survive_a_pickle() -> None:
     fault = InvalidArgument("CreateKey", "INVALID_ARGUMENT", "name: too long", reason="INVALID_FIELDS", request_id="r1")
     revoked = verification_service_pb2.VerifyResponse(code=verification_service_pb2.DECISION_CODE_KEY_REVOKED)
-    denial = Denied(_results.decision(revoked))
+    denial = Denied(verification.decision(revoked))
     for error in (fault, denial):
         again = pickle.loads(pickle.dumps(error))
         assert type(again) is type(error)

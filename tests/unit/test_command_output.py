@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tollkeeper import CalendarWindow, Limit, _results
+from tollkeeper import CalendarWindow, Limit
+from tollkeeper._results.verification import decision
 from tollkeeper.command.app import FAILURES, HELP, run
 from tollkeeper.command.output import complain, duration, print_details, print_table, shape
 from tollkeeper.command.subject import read_subject
@@ -25,7 +26,7 @@ def test_a_decision_as_json_has_this_shape() -> None:
     response.retry_after.FromTimedelta(timedelta(seconds=1.5))
     state = response.limits.add(name="per-minute", kind=limit_pb2.LIMIT_KIND_RATE, unit="requests", limit=5, used=5)
     state.reset_at.FromDatetime(datetime(2027, 1, 1, tzinfo=UTC))
-    assert json.loads(json.dumps(shape(_results.decision(response)))) == {
+    assert json.loads(json.dumps(shape(decision(response)))) == {
         "allowed": False,
         "code": "RATE_LIMITED",
         "message": "no",
@@ -59,6 +60,7 @@ def test_a_decision_as_json_has_this_shape() -> None:
         "revision": 3,
         "degradations": [],
         "request_id": "r1",
+        "secret": "UNSPECIFIED",
     }
 
 

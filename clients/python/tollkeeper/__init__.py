@@ -10,7 +10,9 @@
 ``Client`` is the same without ``async``. The generated messages and stubs of the contract are in ``tollkeeper.v1``.
 """
 
-from tollkeeper._async_client import AsyncClient, AsyncStubs
+from tollkeeper._async.calls import AsyncStubs
+from tollkeeper._async.client import AsyncClient
+from tollkeeper._audit import AuditEvent, AuditHead, AuditPage, AuditVerifier
 from tollkeeper._decisions import (
     Decision,
     DecisionCode,
@@ -18,6 +20,8 @@ from tollkeeper._decisions import (
     DegradationReason,
     KeyIdentity,
     QuotaReport,
+    Secret,
+    Settlement,
     Verification,
 )
 from tollkeeper._errors import (
@@ -51,14 +55,22 @@ from tollkeeper._errors import (
     Violation,
 )
 from tollkeeper._keys import (
+    UNCHANGED,
     CreatedKey,
+    EnabledKey,
+    ImportKey,
     Key,
+    KeyChange,
     KeyPage,
     KeyState,
+    LeakedKey,
+    LeakedKeyOutcome,
+    LeakReport,
     Propagation,
-    RevokedKey,
     RevokeReason,
+    RotatedKey,
     Rotation,
+    Unchanged,
 )
 from tollkeeper._limits import (
     CalendarWindow,
@@ -68,14 +80,22 @@ from tollkeeper._limits import (
     LimitState,
     micro_units,
 )
-from tollkeeper._sync_client import Client, Stubs
+from tollkeeper._owners import Owner, OwnerChange, RevokedKeys
+from tollkeeper._sync.calls import Stubs
+from tollkeeper._sync.client import Client
+from tollkeeper._usage import Finding, FindingKind, FindingPage, Granularity, Usage, UsageBucket
 from tollkeeper._version import __version__
 
 __all__ = [
+    "UNCHANGED",
     "Aborted",
     "AlreadyExists",
     "AsyncClient",
     "AsyncStubs",
+    "AuditEvent",
+    "AuditHead",
+    "AuditPage",
+    "AuditVerifier",
     "CalendarWindow",
     "CallError",
     "Client",
@@ -86,11 +106,18 @@ __all__ = [
     "Degradation",
     "DegradationReason",
     "Denied",
+    "EnabledKey",
     "FailedPrecondition",
+    "Finding",
+    "FindingKind",
+    "FindingPage",
+    "Granularity",
+    "ImportKey",
     "Internal",
     "InvalidArgument",
     "IpDenied",
     "Key",
+    "KeyChange",
     "KeyDisabled",
     "KeyExpired",
     "KeyIdentity",
@@ -100,12 +127,17 @@ __all__ = [
     "KeyPermissionDenied",
     "KeyRevoked",
     "KeyState",
+    "LeakReport",
+    "LeakedKey",
+    "LeakedKeyOutcome",
     "Limit",
     "LimitExceeded",
     "LimitKind",
     "LimitScope",
     "LimitState",
     "NotFound",
+    "Owner",
+    "OwnerChange",
     "PermissionDenied",
     "Propagation",
     "QuotaExceeded",
@@ -114,14 +146,20 @@ __all__ = [
     "ResourceDenied",
     "ResourceExhausted",
     "RevokeReason",
-    "RevokedKey",
+    "RevokedKeys",
+    "RotatedKey",
     "Rotation",
+    "Secret",
+    "Settlement",
     "SpendLimitExceeded",
     "Stubs",
     "TollkeeperError",
     "Unauthenticated",
     "Unavailable",
+    "Unchanged",
     "Unimplemented",
+    "Usage",
+    "UsageBucket",
     "Verification",
     "Violation",
     "__version__",

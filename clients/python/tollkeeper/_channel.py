@@ -3,8 +3,9 @@
 A server that is about to stop says NOT_SERVING first. The channel watches the health of every server and stops
 choosing that one, so that a rolling restart fails no call.
 
-Repeated by the channel: calls that only read, and mutations, which carry a request id and so take effect once. Not
-Verify: one whose answer was lost may have been charged. gRPC itself repeats what provably never reached a server.
+Repeated by the channel: calls that only read, and mutations, which carry a request id (or, to settle, a reservation)
+and so take effect once. Not Verify: one whose answer was lost may have been charged. gRPC itself repeats what provably
+never reached a server.
 """
 
 import json
@@ -15,8 +16,25 @@ from tollkeeper._version import __version__
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 _REPEATABLE = {
-    "tollkeeper.v1.VerificationService": ("CheckQuota",),
-    "tollkeeper.v1.KeyService": ("CreateKey", "GetKey", "ListKeys", "RevokeKey"),
+    "tollkeeper.v1.VerificationService": ("CheckQuota", "Settle"),
+    "tollkeeper.v1.KeyService": (
+        "CreateKey",
+        "ImportKeys",
+        "GetKey",
+        "ListKeys",
+        "UpdateKey",
+        "DisableKey",
+        "EnableKey",
+        "RotateKey",
+        "EndOverlap",
+        "RevokeKey",
+        "ReportLeakedKeys",
+        "RevokeKeys",
+        "GetOwner",
+        "SetOwner",
+    ),
+    "tollkeeper.v1.UsageService": ("GetUsage", "ListFindings"),
+    "tollkeeper.v1.AuditService": ("ListAuditEvents",),
 }
 
 _SERVICE_CONFIG = {
@@ -46,6 +64,8 @@ CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
     ("grpc.primary_user_agent", f"tollkeeper-python/{__version__}"),
     ("grpc.max_send_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
+    # What is larger than this buffer is never repeated; gRPC's 256 KiB are less than many imported keys.
+    ("grpc.per_rpc_retry_buffer_size", MESSAGE_BYTES_MAX),
     # A dead connection is noticed after 30 + 5 s, also while nothing is asked.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 5_000),

@@ -44,6 +44,17 @@ class DegradationReason(enum.StrEnum):
     """Some ``used`` and ``remaining`` figures are approximate."""
 
 
+class Secret(enum.StrEnum):
+    """Which of a key's API keys was shown."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """No API key was proven."""
+    CURRENT = "CURRENT"
+    """The one that the key was created with, or was last given by a rotation."""
+    OLD = "OLD"
+    """The one before it, during the overlap of a rotation."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Degradation:
     """Something that an answer had to do without."""
@@ -131,6 +142,8 @@ class Decision(_LimitsAnswer):
     degradations: tuple[Degradation, ...]
     """What could not be done as promised; empty in good times."""
     request_id: str
+    secret: Secret
+    """Which of the key's API keys was shown: OLD is one whose holder has yet to change over."""
 
     def raise_if_denied(self) -> Self:
         """This decision if it is ALLOWED; raises the :class:`Denied` of its code if not."""
@@ -147,3 +160,13 @@ class QuotaReport(_LimitsAnswer):
     limits: tuple[LimitState, ...]
     retry_after: timedelta | None
     degradations: tuple[Degradation, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """A reservation after it was settled."""
+
+    limits: tuple[LimitState, ...]
+    """Every limit that the reservation was charged to."""
+    already_settled: bool
+    """It was settled before, and this changed nothing. A repeated call whose first answer was lost says so too."""

@@ -3,8 +3,8 @@
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
+from typing import Any, Final
 
 from tollkeeper._limits import Limit
 
@@ -42,6 +42,27 @@ class Propagation(enum.StrEnum):
     """No verification that starts from now on sees the key as it was before."""
     PENDING = "PENDING"
     """Not confirmed in time; it holds from ``effective_at`` on."""
+
+
+class LeakedKeyOutcome(enum.StrEnum):
+    """What became of an API key that was found where it should not be."""
+
+    UNSPECIFIED = "UNSPECIFIED"
+    """Not known to this version of the client."""
+    REVOKED = "REVOKED"
+    """Its key is revoked, now or before."""
+    NOT_OURS = "NOT_OURS"
+    """It proves no key of this server."""
+
+
+class Unchanged(enum.Enum):
+    """The type of UNCHANGED."""
+
+    UNCHANGED = "UNCHANGED"
+
+
+UNCHANGED: Final = Unchanged.UNCHANGED
+"""Leaves a field of a key as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +109,9 @@ class Key:
     rotation: Rotation | None
     revision: int
     etag: str
+    """Changes with every change of the record; ``update_key`` can refuse to change a key that has another by now."""
+    api_key_created_at: datetime | None
+    """When its current API key was made: at creation, import or the last rotation."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,8 +128,44 @@ class CreatedKey:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RotatedKey:
+    """A key with a new API key, and the only copy of it."""
+
+    key: Key
+    api_key: str = field(repr=False)
+    """The credential. Shown here and never again."""
+    fingerprint: str
+    """SHA-256 of the API key in hex, to recognize it by in other systems."""
+    revision: int
+    propagation: Propagation
+    """Whether the end of the earlier API key has reached every cache, where there is no overlap."""
+    effective_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyChange:
+    """A key after a change, and from when on the change holds everywhere."""
+
+    key: Key
+    revision: int
+    """Give it as ``min_revision`` to a verification that must see the change."""
+    propagation: Propagation
+    effective_at: datetime | None
+    """No verification that starts from this moment on sees the key as it was before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnabledKey:
+    """A key that was switched on again."""
+
+    key: Key
+    revision: int
+    """Give it as ``min_revision`` to a verification that must see the change."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeyPage:
-    """One page of keys, newest first."""
+    """One page of keys."""
 
     keys: tuple[Key, ...]
     next_page_token: str
@@ -113,11 +173,50 @@ class KeyPage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RevokedKey:
-    """A key that was ended for good."""
+class ImportKey:
+    """A key of another system: how its API key is known, in exactly one way, and its record as in ``create_key``."""
 
-    key: Key
-    revision: int
+    raw_api_key: str | None = field(default=None, repr=False)
+    """The API key itself, 16 to 4096 bytes, of any shape."""
+    sha256_hex: str | None = field(default=None, repr=False)
+    """Its SHA-256, 64 hex digits."""
+    sha256_base64url: str | None = field(default=None, repr=False)
+    """Its SHA-256, base64url without padding."""
+    sha512_hex: str | None = field(default=None, repr=False)
+    """Its SHA-512, 128 hex digits."""
+    hmac_sha256_hex: str | None = field(default=None, repr=False)
+    """Its HMAC-SHA-256, 64 hex digits, under the server's pepper of ``pepper_version``."""
+    pepper_version: int = 0
+    name: str = ""
+    description: str = ""
+    owner_id: str = ""
+    environment: str = ""
+    permissions: tuple[str, ...] = ()
+    resources: tuple[str, ...] = ()
+    allowed_cidrs: tuple[str, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    metadata: Mapping[str, Any] | None = field(default=None, hash=False)
+    expires_at: datetime | None = None
+    ttl: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LeakedKey:
+    """An API key that was found where it should not be."""
+
+    api_key: str = field(repr=False)
+    url: str = field(default="", kw_only=True)
+    """Where it was found, at most 1,024 characters; kept in the audit log."""
+    source: str = field(default="", kw_only=True)
+    """What found it, as ``github``, at most 64 characters; kept in the audit log."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeakReport:
+    """What became of API keys that were reported as leaked."""
+
+    outcomes: tuple[LeakedKeyOutcome, ...]
+    """One for each, in order."""
     propagation: Propagation
     effective_at: datetime | None
-    """From when on the key is dead everywhere."""
+    """From when on the keys are dead everywhere."""

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tollkeeper import CallError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable, __version__
-from tollkeeper.command import keys, verification
+from tollkeeper.command import audit, keys, verification
 from tollkeeper.command.connection import NoServer
 from tollkeeper.command.output import complain
 
@@ -24,6 +24,7 @@ Exit codes:
   3  verify: denied
   4  no such key or owner
   5  no server answered, or not in time
+  6  audit verify: the log was altered
 """
 
 FAILURES: dict[type[CallError], int] = {
@@ -43,6 +44,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys.app)
+app.add_typer(audit.app)
 app.command()(verification.verify)
 app.command()(verification.quota)
 

@@ -34,7 +34,7 @@ def print_json(value: Any) -> None:
 
 
 def shape(value: Any) -> Any:
-    """A result as JSON values: fields by their names, times as RFC 3339, lengths of time in seconds."""
+    """A result as JSON values: fields by their names, times as RFC 3339, lengths of time in seconds, bytes in hex."""
     if isinstance(value, Limit):
         return _limit_shape(value)
     if is_dataclass(value):
@@ -48,6 +48,8 @@ def shape(value: Any) -> Any:
         return value.astimezone(UTC).isoformat().replace("+00:00", "Z")
     if isinstance(value, timedelta):
         return value.total_seconds()
+    if isinstance(value, bytes):
+        return value.hex()
     return value.value if isinstance(value, StrEnum) else value
 
 

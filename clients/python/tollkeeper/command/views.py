@@ -2,7 +2,7 @@
 
 import typer
 
-from tollkeeper import CreatedKey, Key, Propagation, RevokedKey
+from tollkeeper import CreatedKey, Key, KeyChange, Propagation
 from tollkeeper.command.limits import describe
 from tollkeeper.command.output import moment, print_details, print_table, print_text
 
@@ -22,7 +22,7 @@ def print_created(created: CreatedKey) -> None:
     typer.echo(created.api_key)
 
 
-def print_revoked(revoked: RevokedKey) -> None:
+def print_revoked(revoked: KeyChange) -> None:
     """Prints what became of a key that was revoked."""
     print_text(f"Revoked {revoked.key.key_id} at revision {revoked.revision}.", style="bold")
     if revoked.propagation is Propagation.EVERYWHERE:

@@ -1,0 +1,118 @@
+"""The client as a whole: its connection, and the calls of every service."""
+
+import asyncio  # async only
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+import grpc
+
+from tollkeeper._async.audit import AsyncAuditCalls
+from tollkeeper._async.calls import AsyncStubs
+from tollkeeper._async.key_changes import AsyncKeyChangeCalls
+from tollkeeper._async.keys import AsyncKeyCalls
+from tollkeeper._async.owners import AsyncOwnerCalls
+from tollkeeper._async.usage import AsyncUsageCalls
+from tollkeeper._async.verification import AsyncVerificationCalls
+from tollkeeper._channel import CHANNEL_OPTIONS, authorization, server_from_env
+from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceStub
+from tollkeeper.v1.key_service_pb2_grpc import KeyServiceStub
+from tollkeeper.v1.usage_service_pb2_grpc import UsageServiceStub
+from tollkeeper.v1.verification_service_pb2_grpc import VerificationServiceStub
+
+
+class AsyncClient(
+    AsyncVerificationCalls, AsyncKeyCalls, AsyncKeyChangeCalls, AsyncOwnerCalls, AsyncUsageCalls, AsyncAuditCalls
+):
+    """A client of Tollkeeper. Make one, inside a running event loop, and share it; it holds one connection a server.
+
+        async with AsyncClient("127.0.0.1:50051", token="tk_...") as client:
+            decision = await client.verify(api_key, resource="billing", permissions=["read"])
+            if not decision.allowed:
+                ...
+
+    Every call has a timeout in seconds: ``verify_timeout`` for verifications, quota checks and settlements, ``timeout``
+    for the rest, and each method takes one of its own. Every method raises a :class:`CallError` if the call fails. A
+    verification that cannot be decided raises; it is never ALLOWED.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        token: str,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = 5.0,
+        verify_timeout: float = 1.0,
+        wait_for_ready: bool = True,
+    ) -> None:
+        """Connects on the first call.
+
+        ``address`` is ``host:port``, where every address of the host is used, or several servers as
+        ``ipv4:10.0.0.1:50051,10.0.0.2:50051``. ``token`` is the API key of this caller. Without ``credentials`` nothing
+        is encrypted: for loopback, or a mesh that encrypts. ``wait_for_ready`` lets calls wait, within their timeout,
+        while no server is ready, as during a restart; without it they fail at once with :class:`Unavailable`.
+        """
+        asyncio.get_running_loop()  # async only: gRPC binds the channel to it
+        self._metadata = authorization(token)
+        self._timeout = timeout
+        self._verify_timeout = verify_timeout
+        self._wait_for_ready = wait_for_ready
+        if credentials is None:
+            self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
+        self._stubs = AsyncStubs(
+            verification=VerificationServiceStub(self._channel),
+            keys=KeyServiceStub(self._channel),
+            usage=UsageServiceStub(self._channel),
+            audit=AuditServiceStub(self._channel),
+        )
+
+    @classmethod
+    def from_env(
+        cls,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        timeout: float = 5.0,
+        verify_timeout: float = 1.0,
+        wait_for_ready: bool = True,
+    ) -> Self:
+        """A client of the server at TOLLKEEPER_ADDRESS, as the caller whose API key is TOLLKEEPER_TOKEN.
+
+        Raises ValueError if one of them is not set.
+        """
+        address, token = server_from_env()
+        return cls(
+            address,
+            token=token,
+            credentials=credentials,
+            timeout=timeout,
+            verify_timeout=verify_timeout,
+            wait_for_ready=wait_for_ready,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc_value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connections; calls that still run are cancelled."""
+        await self._channel.close()
+
+    @property
+    def stubs(self) -> AsyncStubs:
+        """The generated stubs, for what this client has no method for."""
+        return self._stubs
+
+    @property
+    def metadata(self) -> Sequence[tuple[str, str]]:
+        """What calls through :attr:`stubs` need as ``metadata``. It holds the token."""
+        return self._metadata

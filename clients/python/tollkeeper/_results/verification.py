@@ -1,0 +1,95 @@
+"""What the VerificationService answers."""
+
+from collections.abc import Iterable
+
+from tollkeeper._decisions import (
+    Decision,
+    DecisionCode,
+    Degradation,
+    DegradationReason,
+    KeyIdentity,
+    QuotaReport,
+    Secret,
+    Settlement,
+)
+from tollkeeper._error_details import status_error
+from tollkeeper._errors import CallError, Internal
+from tollkeeper._results import values
+from tollkeeper.v1 import key_pb2
+from tollkeeper.v1 import verification_service_pb2 as pb
+
+DECISION_CODES = values.members(pb.DecisionCode.DESCRIPTOR, DecisionCode.__members__)
+DEGRADATION_REASONS = values.members(pb.DegradationReason.DESCRIPTOR, DegradationReason.__members__)
+SECRETS = values.members(key_pb2.Secret.DESCRIPTOR, Secret.__members__)
+
+
+def decision(response: pb.VerifyResponse) -> Decision:
+    """The decision of a verification. A code that is not known becomes UNSPECIFIED, which denies."""
+    return Decision(
+        code=DECISION_CODES.get(response.code, DecisionCode.UNSPECIFIED),
+        message=response.message,
+        key=_key_identity(response.key) if response.HasField("key") else None,
+        limits=values.limit_states(response.limits),
+        retry_after=values.delta_of(response, "retry_after"),
+        reservation_id=response.reservation_id,
+        revision=response.revision,
+        degradations=_degradations(response.degradations),
+        request_id=response.request_id,
+        secret=SECRETS.get(response.secret, Secret.UNSPECIFIED),
+    )
+
+
+def decisions(response: pb.BatchVerifyResponse, *, expected: int) -> list[Decision | CallError]:
+    """One outcome for each question, in order. Raises Internal if they are not as many as the questions."""
+    if len(response.results) != expected:
+        raise Internal("BatchVerify", "INTERNAL", f"{len(response.results)} answers to {expected} questions")
+    return [_outcome(result) for result in response.results]
+
+
+def quota_report(response: pb.CheckQuotaResponse) -> QuotaReport:
+    """The limits as they stand."""
+    return QuotaReport(
+        code=DECISION_CODES.get(response.code, DecisionCode.UNSPECIFIED),
+        limits=values.limit_states(response.limits),
+        retry_after=values.delta_of(response, "retry_after"),
+        degradations=_degradations(response.degradations),
+    )
+
+
+def settlement(response: pb.SettleResponse) -> Settlement:
+    """A reservation after it was settled."""
+    return Settlement(limits=values.limit_states(response.limits), already_settled=response.already_settled)
+
+
+def _outcome(result: pb.VerifyResult) -> Decision | CallError:
+    match result.WhichOneof("result"):
+        case "response":
+            return decision(result.response)
+        case "error":
+            return status_error("Verify", result.error)
+        case _:
+            return Internal("Verify", "INTERNAL", "the answer is empty")
+
+
+def _key_identity(identity: key_pb2.KeyIdentity) -> KeyIdentity:
+    return KeyIdentity(
+        key_id=identity.key_id,
+        tenant_id=identity.tenant_id,
+        owner_id=identity.owner_id,
+        name=identity.name,
+        environment=identity.environment,
+        permissions=tuple(identity.permissions),
+        resources=tuple(identity.resources),
+        metadata=values.plain(identity.metadata),
+        expires_at=values.time_of(identity, "expires_at"),
+    )
+
+
+def _degradations(degradations: Iterable[pb.Degradation]) -> tuple[Degradation, ...]:
+    return tuple(
+        Degradation(
+            reason=DEGRADATION_REASONS.get(degradation.reason, DegradationReason.UNSPECIFIED),
+            message=degradation.message,
+        )
+        for degradation in degradations
+    )

@@ -1,0 +1,62 @@
+# Generated from ``_async`` by ``scripts/unasync.py``; do not edit.
+"""How a method of the client becomes a call to the server."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from tollkeeper._error_details import call_error
+
+if TYPE_CHECKING:
+    from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceStub
+    from tollkeeper.v1.key_service_pb2_grpc import KeyServiceStub
+    from tollkeeper.v1.usage_service_pb2_grpc import UsageServiceStub
+    from tollkeeper.v1.verification_service_pb2_grpc import VerificationServiceStub
+
+Request = TypeVar("Request", bound=Message)
+Response = TypeVar("Response", bound=Message)
+
+
+@dataclass(frozen=True, slots=True)
+class Stubs:
+    """The generated stubs of every service, on the client's channel.
+
+    They speak protobuf and raise gRPC's own errors. Give each call ``timeout`` and ``metadata=client.metadata``, and
+    each mutation a ``request_id``: the channel repeats those that failed.
+    """
+
+    verification: "VerificationServiceStub"
+    keys: "KeyServiceStub"
+    usage: "UsageServiceStub"
+    audit: "AuditServiceStub"
+
+
+class Calls:
+    """What the methods of every service need: the stubs, who calls, and how long a call may take."""
+
+    _stubs: Stubs
+    _metadata: tuple[tuple[str, str], ...]
+    _timeout: float
+    _verify_timeout: float
+    _wait_for_ready: bool
+
+    def _call(
+        self,
+        rpc: "grpc.UnaryUnaryMultiCallable[Request, Response]",
+        request: Request,
+        timeout: float | None,
+        timeout_default: float,
+    ) -> Response:
+        """The answer. Raises the CallError of the status if the call fails."""
+        try:
+            return rpc(
+                request,
+                timeout=timeout_default if timeout is None else timeout,
+                metadata=self._metadata,
+                wait_for_ready=self._wait_for_ready,
+            )
+        except grpc.RpcError as error:
+            method = request.DESCRIPTOR.name.removesuffix("Request")
+            raise call_error(method, error) from error

@@ -1,0 +1,99 @@
+# Generated from ``_async`` by ``scripts/unasync.py``; do not edit.
+"""The request path: may this key do this, now, from here, at this cost?"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
+
+from tollkeeper._decisions import Decision, QuotaReport, Settlement, Verification
+from tollkeeper._errors import CallError
+from tollkeeper._requests import verification as requests
+from tollkeeper._results import verification as results
+from tollkeeper._sync.calls import Calls
+
+
+class VerificationCalls(Calls):
+    """Verifies API keys, and charges and settles what they use."""
+
+    def verify(
+        self,
+        api_key: str,
+        *,
+        resource: str = "",
+        permissions: Sequence[str] = (),
+        client_ip: str | IPv4Address | IPv6Address | None = None,
+        charges: Mapping[str, int] | None = None,
+        reserve: bool = False,
+        dry_run: bool = False,
+        min_revision: int = 0,
+        request_id: str | None = None,
+        tenant_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Decision:
+        """Verifies an API key and charges what the request is about to use. A denial is an answer, not an error.
+
+        :param api_key: as the end client sent it; empty answers KEY_MISSING.
+        :param resource: what the request is for.
+        :param permissions: every permission that the request needs.
+        :param client_ip: address of the end client, needed for keys that are bound to networks.
+        :param charges: amount by unit; None charges one of ``requests``, an empty mapping nothing.
+        :param reserve: holds the charge until :meth:`settle`, for costs known only afterwards.
+        :param dry_run: decides as if the charge were made, and charges nothing.
+        :param min_revision: the answer reflects every change up to this revision.
+        :param request_id: names the verification, so that a repeated one is charged once; made up if None.
+        :param tenant_id: knows this tenant's keys only; for root callers.
+        """
+        question = Verification(
+            api_key,
+            resource=resource,
+            permissions=permissions,
+            client_ip=client_ip,
+            charges=charges,
+            reserve=reserve,
+            dry_run=dry_run,
+            min_revision=min_revision,
+            request_id=request_id,
+            tenant_id=tenant_id,
+        )
+        response = self._call(self._stubs.verification.Verify, requests.verify(question), timeout, self._verify_timeout)
+        return results.decision(response)
+
+    def verify_many(
+        self, verifications: Iterable[Verification], *, timeout: float | None = None
+    ) -> list[Decision | CallError]:
+        """Verifies up to 1,000 at once: one outcome each, in order. What could not be decided is a CallError."""
+        request = requests.batch_verify(verifications)
+        if not request.requests:
+            return []
+        response = self._call(self._stubs.verification.BatchVerify, request, timeout, self._verify_timeout)
+        return results.decisions(response, expected=len(request.requests))
+
+    def check_quota(
+        self,
+        *,
+        key_id: str | None = None,
+        api_key: str | None = None,
+        owner_id: str | None = None,
+        charges: Mapping[str, int] | None = None,
+        tenant_id: str | None = None,
+        timeout: float | None = None,
+    ) -> QuotaReport:
+        """The state of every limit of a key or an owner, and whether ``charges`` would fit. Consumes nothing.
+
+        Give exactly one of ``key_id``, ``api_key`` and ``owner_id``; ``tenant_id`` is the owner's, for root callers.
+        Raises :class:`NotFound` if there is none such.
+        """
+        request = requests.check_quota(
+            key_id=key_id, api_key=api_key, owner_id=owner_id, charges=charges, tenant_id=tenant_id
+        )
+        response = self._call(self._stubs.verification.CheckQuota, request, timeout, self._verify_timeout)
+        return results.quota_report(response)
+
+    def settle(self, reservation_id: str, charges: Mapping[str, int], *, timeout: float | None = None) -> Settlement:
+        """Replaces the held charge of a reservation by what was really used; empty ``charges`` release all of it.
+
+        More than was held is recorded as overdraft and blocks what follows. Settling again changes nothing and says so.
+        Raises :class:`NotFound` if there is no such reservation.
+        """
+        request = requests.settle(reservation_id, charges)
+        response = self._call(self._stubs.verification.Settle, request, timeout, self._verify_timeout)
+        return results.settlement(response)
