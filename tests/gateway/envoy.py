@@ -38,8 +38,13 @@ def example(
     for listener in static["listeners"]:
         listener["address"]["socket_address"]["port_value"] = (ports or {}).get(listener["name"], 0)
     for name, addresses in endpoints.items():
-        cluster(config, name)["load_assignment"]["endpoints"] = [{"lb_endpoints": list(map(_endpoint, addresses))}]
+        lead(cluster(config, name), addresses)
     return config
+
+
+def lead(to: Config, addresses: Sequence[str]) -> None:
+    """Lead the cluster to these addresses, host:port each."""
+    to["load_assignment"]["endpoints"] = [{"lb_endpoints": list(map(_endpoint, addresses))}]
 
 
 def cluster(config: Config, name: str) -> Config:
