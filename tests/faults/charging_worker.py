@@ -2,19 +2,23 @@
 
     python -m tests.faults.charging_worker POSTGRES_URL REDIS_URL FILE [FAULT]
 
-Reads one JSON object a line: ``key_id``, ``amount``, ``charges``, ``callers``; makes so many charges of 1 by so many
-callers at once, and answers a line. For each that was allowed it appends one byte to FILE, which outlives it.
+Reads one JSON object a line: ``key_id``, ``amount``, ``charges``, ``callers``; makes so many charges by so many callers
+at once, and answers a line. For each that was allowed it appends one byte to FILE, which outlives it. With ``first``,
+each charge is made once, as request ``first``, ``first`` + 1 and so on, and asked for up to three times.
 """
 
 import asyncio
 import json
 import os
 import sys
+from collections.abc import Iterator
 
 from tests.faults.planted import plant
 from tests.integration.quota_support import charge, key, quota, server
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import Unavailable
+from tollkeeper_server.core.key import Key
+from tollkeeper_server.quota.charger import Charger
 
 
 async def main(postgres_url: str, redis_url: str, tally: int) -> None:
@@ -24,20 +28,36 @@ async def main(postgres_url: str, redis_url: str, tally: int) -> None:
         while line := await asyncio.to_thread(sys.stdin.readline):
             asked = json.loads(line)
             subject = key(quota(asked["amount"]), key_id=asked["key_id"])
-            left = iter(range(asked["charges"]))
-
-            async def caller() -> None:
-                for _ in left:  # noqa: B023
-                    try:
-                        code = await charge(charger, subject)  # noqa: B023
-                    except Unavailable:
-                        await asyncio.sleep(0.01)
-                        continue
-                    if code is DecisionCode.ALLOWED:
-                        os.write(tally, b".")
-
-            await asyncio.gather(*(caller() for _ in range(asked["callers"])))
+            requests = list(_requests(asked["charges"], asked.get("first")))
+            await asyncio.gather(*(_call(charger, subject, requests, tally) for _ in range(asked["callers"])))
             print("done", flush=True)
+
+
+def units_of(request: int) -> int:
+    """What the request charges."""
+    return 1 + request % 5
+
+
+def _requests(charges: int, first: int | None) -> Iterator[tuple[str, int]]:
+    """Request id and units of each charge."""
+    if first is None:
+        yield from (("", 1) for _ in range(charges))
+        return
+    for number in range(first, first + charges):
+        for _ in range(1 + number % 3):
+            yield f"request-{number}", units_of(number)
+
+
+async def _call(charger: Charger, subject: Key, requests: list[tuple[str, int]], tally: int) -> None:
+    while requests:
+        request_id, units = requests.pop()
+        try:
+            code = await charge(charger, subject, units, request_id=request_id)
+        except Unavailable:
+            await asyncio.sleep(0.01)
+            continue
+        if code is DecisionCode.ALLOWED:
+            os.write(tally, b".")
 
 
 if __name__ == "__main__":

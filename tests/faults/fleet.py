@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 import json
 import sys
+import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 START_SECONDS = 60
@@ -26,12 +27,14 @@ class Worker:
         await worker._line("ready", START_SECONDS)
         return worker
 
-    async def charge(self, key_id: str, *, amount: int, charges: int, callers: int) -> None:
-        """Have ``charges`` made, and wait until they are, or the worker is killed."""
+    async def charge(self, key_id: str, *, amount: int, charges: int, callers: int, first: int | None = None) -> bool:
+        """Have ``charges`` made, and wait until they are; False if the worker was killed before."""
         assert self._process.stdin is not None
-        asked = {"key_id": key_id, "amount": amount, "charges": charges, "callers": callers}
-        self._process.stdin.write(json.dumps(asked).encode() + b"\n")
-        await self._line("done", CASE_SECONDS)
+        asked = {"key_id": key_id, "amount": amount, "charges": charges, "callers": callers, "first": first}
+        with contextlib.suppress(ConnectionError):
+            self._process.stdin.write(json.dumps(asked).encode() + b"\n")
+            return await self._line("done", CASE_SECONDS)
+        return False
 
     def kill(self) -> None:
         """End it at once."""
@@ -44,12 +47,13 @@ class Worker:
         async with asyncio.timeout(START_SECONDS):
             await self._process.wait()
 
-    async def _line(self, expected: str, seconds: float) -> None:
+    async def _line(self, expected: str, seconds: float) -> bool:
         assert self._process.stdout is not None
         async with asyncio.timeout(seconds):
             while line := await self._process.stdout.readline():
                 if line.decode().strip() == expected:
-                    return
+                    return True
+        return False
 
 
 class Fleet:
@@ -69,8 +73,10 @@ class Fleet:
 
     async def replace(self, index: int) -> None:
         """Kill a worker, and start another in its place."""
-        self.workers[index].kill()
-        self.workers[index] = await Worker.start(*self._places, self._tally, self._fault)
+        killed = self.workers[index]
+        spare = await Worker.start(*self._places, self._tally, self._fault)
+        killed.kill()
+        self.workers[index] = spare
 
     def allowed(self) -> int:
         """How many charges were allowed so far."""
@@ -97,3 +103,12 @@ async def fleet(
         yield running
     finally:
         await asyncio.gather(*(worker.stop() for worker in running.workers))
+
+
+async def until(condition: Callable[[], bool], meaning: str, *, seconds: float = 60) -> None:
+    """Wait until ``condition`` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(meaning)
+        await asyncio.sleep(0.005)

@@ -1,12 +1,12 @@
 """Faults to plant in a server: what each protection is for, switched off."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.quota import charge_store, ledger
-from tollkeeper_server.quota.charge_store import ChargeStore
+from tollkeeper_server.quota.charge_store import Charge, ChargeStore
 from tollkeeper_server.quota.charger import Charger
-from tollkeeper_server.quota.demands import ChargeOutcome
+from tollkeeper_server.quota.demands import ChargeOutcome, Demands
 from tollkeeper_server.storage.redis import Script
 
 
@@ -22,7 +22,9 @@ def _blocks_are_not_debited() -> None:
 
 
 def _any_store_is_trusted() -> None:
-    """The script is sent again to a Redis that forgot it, as usual, and pools have no epoch."""
+    """The script is sent again to a Redis that forgot it, as usual, and pools have no epoch. Blocks are large, so that
+    it shows."""
+    ledger._REFILL = ledger._REFILL.replace(" / 100)", " / 2)")
     ChargeStore._script_of = lambda self, epoch: Script(charge_store.SCRIPT.text)  # type: ignore[method-assign]
 
 
@@ -41,9 +43,19 @@ def _charges_are_local() -> None:
     Charger.charge = charge  # type: ignore[assignment, method-assign]
 
 
+def _records_are_dropped() -> None:
+    """No charge is remembered."""
+    original = Demands.charge
+
+    def charge(self: Demands, *, now_us: int, consume: bool, record: str = "") -> Charge:
+        return original(self, now_us=now_us, consume=consume)
+
+    Demands.charge = charge  # type: ignore[method-assign]
+
+
 _FAULTS: Mapping[str, Callable[[], None]] = {
     "blocks are not debited": _blocks_are_not_debited,
     "any store is trusted": _any_store_is_trusted,
     "charges are local": _charges_are_local,
+    "records are dropped": _records_are_dropped,
 }
-NAMES: Sequence[str] = tuple(_FAULTS)

@@ -19,6 +19,7 @@ PATIENT_SECONDS = 10.0
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = 86_400
+AMPLE = 10**9
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ class Breaker:
     def __init__(self, probe: Callable[[], Awaitable[None]], *, interval_seconds: float) -> None:
         self._probe = probe
         self._hurry = asyncio.Event()
-        self._looked = asyncio.Condition()
+        self._looked = asyncio.Event()
         self._interval_seconds = interval_seconds
         self._probing: asyncio.Task[None] | None = None
         metrics.REDIS_UP.set(1)
@@ -47,37 +47,37 @@ class Breaker:
         if self._probing is not None:
             self._probing.cancel()
             await asyncio.wait([self._probing])
+            self._end_round()
 
     async def look_again(self) -> None:
         """If open, probe at once, and return when that is done."""
         if self._probing is not None:
             self._hurry.set()
-            async with self._looked:
-                await self._looked.wait()
+            await self._looked.wait()
 
     async def _probe_until_back(self) -> None:
         lost_at = time.monotonic()
         while not await self._is_back():
+            self._end_round()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._hurry.wait(), self._interval_seconds)
             self._hurry.clear()
         self._probing = None
         metrics.REDIS_UP.set(1)
         _log.info("redis_back", outage_seconds=round(time.monotonic() - lost_at, 3))
-        await self._tell()
+        self._end_round()
 
-    async def _tell(self) -> None:
-        async with self._looked:
-            self._looked.notify_all()
+    def _end_round(self) -> None:
+        """Let those go who waited for the probe."""
+        self._looked.set()
+        self._looked = asyncio.Event()
 
     async def _is_back(self) -> bool:
         try:
             await self._probe()
         except Unavailable:
-            await self._tell()
             return False
         except Exception:  # a fault of ours: it must not keep the breaker open for good unseen
             _log.exception("redis_probe_failed")
-            await self._tell()
             return False
         return True

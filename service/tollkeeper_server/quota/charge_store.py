@@ -19,6 +19,7 @@ RECORD_MS = 600_000
 """How long a charge that is made once is remembered."""
 
 EPOCH_TIMEOUT_SECONDS = 0.5
+REMEMBER_TIMEOUT_SECONDS = 2.0
 
 _MORE, _LAST = 1, 0
 
@@ -119,6 +120,10 @@ class ChargeStore:
         self._plain = script
         self._of_epoch: Script | None = None
 
+    async def remember(self, records: Sequence[str]) -> None:
+        """Remember charges that were made elsewhere. Raises Unavailable."""
+        await self._redis.set_all(records, b"1", lifetime_ms=RECORD_MS, timeout_seconds=REMEMBER_TIMEOUT_SECONDS)
+
     async def knows(self, epoch: str) -> bool:
         """Whether Redis is still in ``epoch``: neither restarted nor replaced since that began. Raises Unavailable."""
         return await self._redis.knows(self._script_of(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
@@ -139,7 +144,7 @@ class ChargeStore:
         """
         runs: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, charge in enumerate(charges):
-            runs[self._redis.slot(_home(charge)), bool(charge.pools)].append(position)
+            runs[self._redis.slot(home(charge)), bool(charge.pools)].append(position)
         if len(runs) == 1:
             return await self._run(charges, timeout_seconds)
         answers: dict[int, ChargeAnswer | Unavailable] = {}
@@ -192,7 +197,8 @@ class ChargeStore:
         return self._of_epoch
 
 
-def _home(charge: Charge) -> str:
+def home(charge: Charge) -> str:
+    """A name that tells the slot of the charge."""
     return charge.scopes[0].name if charge.scopes else charge.pools[0].name
 
 

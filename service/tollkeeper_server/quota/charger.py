@@ -3,17 +3,18 @@
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import Key, Owner
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Verdict
+from tollkeeper_server.quota.charge_store import Verdict
 from tollkeeper_server.quota.counters import Counters
 from tollkeeper_server.quota.demands import ChargeOutcome, Demands
 from tollkeeper_server.quota.direct import DirectCharges
 from tollkeeper_server.quota.epochs import EpochPassed, Epochs
-from tollkeeper_server.quota.reconciler import Reconciler
 from tollkeeper_server.quota.refills import Refills
+from tollkeeper_server.quota.reservations import Reservations, Settlement
 
 CONTENTION_SECONDS = 1.0
 """How long a charge tries to get what others take away before it."""
@@ -34,13 +35,13 @@ class Charger:
         counters: Counters,
         refills: Refills,
         direct: DirectCharges,
-        reconciler: Reconciler,
+        reservations: Reservations,
         epochs: Epochs,
     ) -> None:
         self._counters = counters
         self._refills = refills
         self._direct = direct
-        self._reconciler = reconciler
+        self._reservations = reservations
         self._epochs = epochs
 
     async def charge(
@@ -51,22 +52,35 @@ class Charger:
         charges: Mapping[str, int],
         consume: bool,
         request_id: str = "",
+        reserve: bool = False,
     ) -> ChargeOutcome:
         """Charge amounts by unit; units without a limit, and amounts of 0, always fit.
 
         Without ``consume`` nothing is charged, and the code is what it would have been. Under one ``request_id`` a key
         is charged once, and further calls are given the first answer for 10 minutes; a denial is decided anew. If Redis
         does not answer, RATE limits are held by this server's share of them and the others in the ledger, and the
-        answer says so. Raises Unavailable if no store answers in time.
+        answer says so. With ``reserve`` the charge is held until it is settled. Raises Unavailable if no store answers
+        in time.
         """
         demands = Demands(key, owner, charges=charges)
+        record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
+        outcome = await self._charge(demands, consume=consume, record=record)
+        if reserve and consume and key is not None and outcome.code is DecisionCode.ALLOWED:
+            reservation_id = await self._reservations.hold(key, outcome.held, request_id=request_id)
+            outcome = replace(outcome, reservation_id=reservation_id)
+        return outcome
+
+    async def _charge(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
         if not demands.limits:
             return _NOTHING
-        record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._in_redis(demands, consume=consume, record=record)
         if outcome is None:
             outcome = await self._without_redis(demands, consume=consume, record=record)
         return outcome
+
+    async def settle(self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int]) -> Settlement:
+        """Charge amounts by unit instead of what a reservation holds; see ``Reservations.settle``."""
+        return await self._reservations.settle(reservation_id, tenant_id=tenant_id, charges=charges)
 
     async def close(self) -> None:
         """Finish what was asked, and take no more."""
@@ -84,15 +98,8 @@ class Charger:
             if answer.verdict is Verdict.LACKING:
                 await self._refills.refill(charge, answer)
             elif answer.verdict is not Verdict.MOVED:  # its clock is known now
-                return self._accepted(demands, charge, answer)
+                return demands.outcome(answer.rates, list(zip(charge.pools, answer.pools, strict=True)))
         raise Unavailable("others take the rest of the limit before this charge", reason="LIMIT_CONTENDED")
-
-    def _accepted(self, demands: Demands, charge: Charge, answer: ChargeAnswer) -> ChargeOutcome | None:
-        if answer.verdict is Verdict.ADMITTED and charge.consume:
-            for pool, standing in zip(charge.pools, answer.pools, strict=True):
-                if pool.units and not self._reconciler.spend(pool.account, standing.generation, pool.units):
-                    return None
-        return demands.outcome(answer.rates, list(zip(charge.pools, answer.pools, strict=True)))
 
     async def _without_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
         if not demands.are_hard:

@@ -17,6 +17,8 @@ from tollkeeper_server.quota.ledger import Ledger
 from tollkeeper_server.quota.rate_shares import RateShares
 from tollkeeper_server.quota.reconciler import Reconciler
 from tollkeeper_server.quota.refills import Refills
+from tollkeeper_server.quota.reservations import Reservations
+from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.storage.redis import Redis
 
@@ -33,27 +35,33 @@ async def charging(
     """
     store = ChargeStore(redis)
     epochs = Epochs(postgres, store=store)
-    reconciler = Reconciler(postgres, epochs=epochs)
+    spends = Spends()
+    reconciler = Reconciler(postgres, epochs=epochs, spends=spends)
     shares = RateShares(live_replicas=lambda: reconciler.live_servers, clock_us=lambda: time.time_ns() // 1000)
-    counters = Counters(store, restore=reconciler.join, timeout_seconds=timeout_seconds)
+    counters = Counters(store, spends=spends, restore=reconciler.join, timeout_seconds=timeout_seconds)
+    reservations = Reservations(postgres, counters=counters)
     charger = Charger(
         counters=counters,
         refills=Refills(ledger=Ledger(postgres), counters=counters, epochs=epochs),
-        direct=DirectCharges(postgres, shares=shares, epochs=epochs),
-        reconciler=reconciler,
+        direct=DirectCharges(postgres, shares=shares, epochs=epochs, spends=spends),
+        reservations=reservations,
         epochs=epochs,
     )
     try:
         await reconciler.join()
     except Unavailable as fault:
         counters.lose(fault, at="tk:{start}")
-    running = asyncio.create_task(reconciler.run(), name="reconciler")
+    running = [
+        asyncio.create_task(reconciler.run(), name="reconciler"),
+        asyncio.create_task(reservations.run(), name="reservations"),
+    ]
     try:
         yield charger
     finally:
         await charger.close()
-        running.cancel()
-        await asyncio.wait([running])
+        for task in running:
+            task.cancel()
+        await asyncio.wait(running)
         try:
             await reconciler.leave()
         except Unavailable:

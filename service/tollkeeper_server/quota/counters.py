@@ -9,8 +9,10 @@ from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
 from tollkeeper_server.core.rate_window import RateDemand
 from tollkeeper_server.quota import metrics
 from tollkeeper_server.quota.breaker import Breaker
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, ChargeStore, Grant, RateScope
+from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, ChargeStore, Grant, RateScope, home
+from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.batcher import Batcher
+from tollkeeper_server.storage.redis import ScriptLost
 
 TIMEOUT_SECONDS = 0.1
 PROBE_INTERVAL_SECONDS = 0.2
@@ -56,10 +58,12 @@ class Counters:
         self,
         store: ChargeStore,
         *,
+        spends: Spends,
         restore: Callable[[], Awaitable[None]],
         timeout_seconds: float = TIMEOUT_SECONDS,
     ) -> None:
         self._store = store
+        self._spends = spends
         self._restore = restore
         self._timeout_seconds = timeout_seconds
         self._batcher: Batcher[_Asked, ChargeAnswer | Unavailable] = Batcher(self._flush, batch_max=BATCH_MAX)
@@ -114,12 +118,19 @@ class Counters:
         answers = await self._store.charge([charge for charge, _ in asked], timeout_seconds=timeout_seconds)
         metrics.CHARGE_BATCH_SIZE.observe(len(asked))
         metrics.CHARGE_BATCH_SECONDS.observe(loop.time() - started)
-        for (charge, _), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, Unavailable):
-                self.lose(answer, at=charge.scopes[0].name if charge.scopes else charge.pools[0].name)
-                break
-            self.clock.saw(answer.now_us)
-        return answers
+        return [self._judged(charge, answer) for (charge, _), answer in zip(asked, answers, strict=True)]
+
+    def _judged(self, charge: Charge, answer: ChargeAnswer | Unavailable) -> ChargeAnswer | Unavailable:
+        """The answer, counted here and not by its caller, who may have left."""
+        if isinstance(answer, Unavailable):
+            self.lose(answer, at=home(charge))
+            if not isinstance(answer, ScriptLost):
+                self._spends.doubt(charge)
+            return answer
+        self.clock.saw(answer.now_us)
+        if not self._spends.accept(charge, answer):
+            return Unavailable("this server may not spend from pools now", reason="REDIS_UNAVAILABLE")
+        return answer
 
     async def _probe(self) -> None:
         """Charge something that expires by itself, next to what failed; so it is known that writing works as well."""

@@ -1,7 +1,7 @@
 """What a request asks of all limits of its key and its owner, and what their answers say."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from tollkeeper_server.core.decision import DecisionCode, DegradationReason
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
-from tollkeeper_server.core.windows import moment, window_at
+from tollkeeper_server.core.windows import Window, moment, window_at
 from tollkeeper_server.quota.charge_store import Charge, PoolDemand, PoolStanding, RateScope
 
 _DENIALS = {
@@ -31,6 +31,18 @@ class ChargeOutcome:
     retry_after: timedelta | None
     """How long to wait until the same charge fits; None if it fits, or never will."""
     degradations: tuple[DegradationReason, ...] = ()
+    held: tuple["Held", ...] = field(default=(), repr=False)
+    """The QUOTA and SPEND limits that have the charge's units, if it was allowed."""
+    reservation_id: str = ""
+    """What to settle, if that was asked for and the charge is allowed."""
+
+
+class Held(NamedTuple):
+    """What was charged to one QUOTA or SPEND limit."""
+
+    limit: Limit
+    scope: LimitScope
+    demand: PoolDemand
 
 
 class Holder(NamedTuple):
@@ -84,7 +96,7 @@ class Demands:
         states = tuple(
             _rate_state(limit, scope, next(standings))
             if limit.kind is LimitKind.RATE
-            else _pool_state(limit, scope, *next(levels))
+            else _level_state(limit, scope, *next(levels))
             for limit, scope in self._limits
         )
         after_us = rates.retry_after_us
@@ -93,7 +105,13 @@ class Demands:
             limits=states,
             retry_after=None if after_us is None else timedelta(microseconds=after_us),
             degradations=degradations,
+            held=self._held(pools) if rates.admitted else (),
         )
+
+    def _held(self, pools: Sequence[tuple[PoolDemand, PoolStanding]]) -> tuple[Held, ...]:
+        hard = [(limit, scope) for limit, scope in self._limits if limit.kind is not LimitKind.RATE]
+        charged = zip(hard, pools, strict=True)
+        return tuple(Held(limit, scope, demand) for (limit, scope), (demand, _) in charged if demand.units)
 
     def _rates(self) -> Iterator[RateScope]:
         for holder in self._holders:
@@ -155,9 +173,14 @@ def _rate_state(limit: Limit, scope: LimitScope, standing: RateStanding) -> Limi
     return _state(limit, scope, amount=standing.amount, used=standing.used, reset_at=reset_at, full=standing.exceeded)
 
 
-def _pool_state(limit: Limit, scope: LimitScope, demand: PoolDemand, standing: PoolStanding) -> LimitState:
-    reset_at = moment(demand.window.ends_us) if standing.used else None
-    return _state(limit, scope, amount=limit.amount, used=standing.used, reset_at=reset_at, full=standing.exceeded)
+def pool_state(limit: Limit, scope: LimitScope, window: Window, *, used: int, exceeded: bool = False) -> LimitState:
+    """Where a QUOTA or SPEND limit stands."""
+    reset_at = moment(window.ends_us) if used else None
+    return _state(limit, scope, amount=limit.amount, used=used, reset_at=reset_at, full=exceeded)
+
+
+def _level_state(limit: Limit, scope: LimitScope, demand: PoolDemand, standing: PoolStanding) -> LimitState:
+    return pool_state(limit, scope, demand.window, used=standing.used, exceeded=standing.exceeded)
 
 
 def _state(

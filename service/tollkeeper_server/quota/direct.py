@@ -9,6 +9,7 @@ from tollkeeper_server.quota.charge_store import RECORD_MS, Charge, PoolDemand, 
 from tollkeeper_server.quota.demands import Demands
 from tollkeeper_server.quota.epochs import EpochPassed, Epochs
 from tollkeeper_server.quota.rate_shares import RateShares
+from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.postgres import Connection, Postgres
 
 _BEGIN = "SELECT epoch, clock_timestamp() FROM quota_epoch FOR SHARE"
@@ -25,8 +26,9 @@ Levels = Sequence[tuple[PoolDemand, PoolStanding]]
 class DirectCharges:
     """Charges limits while Redis is away. What pools in Redis hold counts as used: at most about 1 % of each limit."""
 
-    def __init__(self, postgres: Postgres, *, shares: RateShares, epochs: Epochs) -> None:
+    def __init__(self, postgres: Postgres, *, shares: RateShares, epochs: Epochs, spends: Spends) -> None:
         self._postgres = postgres
+        self._spends = spends
         self._shares = shares
         self._epochs = epochs
 
@@ -55,7 +57,10 @@ class DirectCharges:
             debited = [int(rows[pool.account]["debited"]) for pool in charge.pools]
             if consume and record and await connection.fetchval(_REMEMBERED, charge.record):
                 return self._told(charge, debited)
-            return await self._charge(connection, charge, debited, now_us)
+            rates, levels = await self._charge(connection, charge, debited, now_us)
+        if rates.admitted:
+            self._spends.dispel(charge)
+        return rates, levels
 
     async def _charge(
         self, connection: Connection, charge: Charge, debited: Sequence[int], now_us: int

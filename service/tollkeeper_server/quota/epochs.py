@@ -2,7 +2,8 @@
 
 The script that charges pools carries the epoch in its text. A Redis that was restarted, restored or failed over to
 knows no such script, whatever its data looks like. Whoever notices begins a new epoch, in which every pool of an
-earlier one counts as lost. Postgres has the epoch, and lets one server at a time change it.
+earlier one counts as lost. So does the first server that finds Redis again after charges were made without it; Redis
+is told of them before. Postgres has the epoch, and lets one server at a time change it.
 """
 
 from secrets import token_hex
@@ -13,6 +14,8 @@ from tollkeeper_server.quota.charge_store import ChargeStore
 from tollkeeper_server.storage.postgres import Postgres
 
 _READ = "SELECT epoch FROM quota_epoch"
+_UNTOLD = "SELECT EXISTS (SELECT FROM quota_direct_charges WHERE NOT told AND expires_at > clock_timestamp())"
+_TELL = "UPDATE quota_direct_charges SET told = true WHERE expires_at > clock_timestamp() RETURNING record"
 _CHANGE = "UPDATE quota_epoch SET epoch = $1"
 
 _log = structlog.get_logger()
@@ -38,11 +41,14 @@ class Epochs:
         """
         async with self._postgres.transaction() as connection:
             epoch: str = await connection.fetchval(f"{_READ} FOR UPDATE")
-            if not await self._store.knows(epoch):
+            if not await self._store.knows(epoch) or await connection.fetchval(_UNTOLD):
+                # Nobody charges the ledger directly in the new epoch, so these are all.
+                records = [row["record"] for row in await connection.fetch(_TELL)]
+                await self._store.remember(records)
                 epoch = token_hex(8)
                 await self._store.begin(epoch)
                 await connection.execute(_CHANGE, epoch)
-                _log.warning("redis_epoch_begun", epoch=epoch)
+                _log.warning("redis_epoch_begun", epoch=epoch, told_charges=len(records))
         self._enter(epoch)
 
     async def adopt(self) -> None:

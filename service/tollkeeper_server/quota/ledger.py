@@ -42,7 +42,7 @@ _REFILL = """
         SELECT account, generation, granted, opened_at, makes_pool, CASE WHEN lives OR makes_pool
             THEN greatest(0, least(ceiling - debited, greatest(need, least(ceiling - debited, amount) / 100)))
             ELSE 0
-        END AS units
+        END AS units, granted_at < clock_timestamp() - interval '2 seconds' AS rested
         FROM found
     ), lost AS (
         INSERT INTO quota_lost_pools (account, generation, granted, opened_at, lost_at)
@@ -53,12 +53,20 @@ _REFILL = """
         revision = revision + 1,
         generation = ledger.generation + makes_pool::int,
         granted = units + CASE WHEN makes_pool THEN 0 ELSE ledger.granted END,
-        opened_at = CASE WHEN makes_pool THEN clock_timestamp() ELSE ledger.opened_at END
+        opened_at = CASE WHEN makes_pool THEN clock_timestamp() ELSE ledger.opened_at END,
+        granted_at = CASE WHEN units > 0 THEN clock_timestamp() ELSE ledger.granted_at END
     FROM block WHERE ledger.account = block.account
-    RETURNING ledger.account, ledger.generation, makes_pool, units, debited, revision
+    RETURNING ledger.account, ledger.generation, makes_pool, units, debited, revision,
+        CASE WHEN rested AND NOT makes_pool THEN block.granted ELSE 0 END AS arrived
+"""
+_GIVE_BACK = """
+    UPDATE quota_ledger SET debited = debited - $3, granted = granted - $3, revision = revision + 1
+    WHERE account = $1 AND revision = $2 RETURNING debited, revision
 """
 
-_LOCK = "SELECT account, debited, generation FROM quota_ledger WHERE account = ANY($1) ORDER BY account FOR UPDATE"
+_LOCK = """
+    SELECT account, debited, generation, revision FROM quota_ledger WHERE account = ANY($1) ORDER BY account FOR UPDATE
+"""
 _DEBIT = """
     UPDATE quota_ledger AS ledger SET debited = debited + units, revision = revision + 1
     FROM unnest($1::text[], $2::bigint[]) AS asked (account, units) WHERE ledger.account = asked.account
@@ -73,6 +81,10 @@ class Need(NamedTuple):
     seen: int
     """Generation of the pool that lacks it; -1 if there was none."""
     units: int
+    received: int
+    """What the pool had been granted, as far as it arrived."""
+    seen_us: int
+    """When all this was seen, by the store's clock."""
 
 
 class Block(NamedTuple):
@@ -84,6 +96,8 @@ class Block(NamedTuple):
     units: int
     debited: int
     revision: int
+    arrived: int
+    """What the pool was granted before, if all of that has arrived or is void by now; else 0."""
 
 
 def ceiling(demand: PoolDemand) -> int:
@@ -112,6 +126,12 @@ class Ledger:
         if len(rows) < len(merged):
             raise EpochPassed
         return {row["account"]: Block(*row[1:]) for row in rows}
+
+    async def give_back(self, account: str, units: int, *, block: Block) -> Block:
+        """Credit units of the account that its pool never got, unless it has changed since ``block`` was debited."""
+        async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
+            row = await connection.fetchrow(_GIVE_BACK, account, block.revision, units)
+        return block if row is None else block._replace(debited=row["debited"], revision=row["revision"])
 
     async def debited(self, accounts: Sequence[str]) -> dict[str, int]:
         """What accounts have debited; those that never were charged are left out."""

@@ -19,4 +19,7 @@ RATE_CHARGES_LOCAL = Counter(
 CHARGES_DIRECT = Counter(
     "tollkeeper_quota_charges_direct_total", "Charges to QUOTA and SPEND limits that went to the ledger itself."
 )
+RESERVATIONS_FORGOTTEN = Counter(
+    "tollkeeper_reservations_forgotten_total", "Reservations that nobody settled in time: they stay charged as held."
+)
 BLOCKS = Counter("tollkeeper_quota_blocks_total", "Blocks of QUOTA and SPEND limits that were debited in the ledger.")

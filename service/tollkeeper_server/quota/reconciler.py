@@ -6,13 +6,15 @@ to the ledger. A server that died cannot say: then the rest stays debited until 
 """
 
 import asyncio
+import time
+from collections.abc import Sequence
 from uuid import uuid4
 
 import structlog
 
 from tollkeeper_server.core.errors import Unavailable
-from tollkeeper_server.core.lease import Lease
 from tollkeeper_server.quota.epochs import Epochs
+from tollkeeper_server.quota.spends import Pool, Spends
 from tollkeeper_server.storage.boottime import boottime
 from tollkeeper_server.storage.postgres import Connection, Postgres
 
@@ -23,6 +25,7 @@ SETTLES_AFTER_SECONDS = 2.0
 """From when on nothing is spent from a lost pool: its last grant is void, its last answer has arrived or timed out."""
 REPORT_MAX = 10_000
 KEEP_DAYS = 7
+CLEAN_SECONDS = 60.0
 
 _RENEW = """
     INSERT INTO quota_servers (server_id, joined_at, lease_until)
@@ -68,33 +71,27 @@ _GIVE_BACK = """
 """
 _LEAVE = "DELETE FROM quota_servers WHERE server_id = $1"
 _FORGET = (
-    "DELETE FROM quota_ledger WHERE ends_at < clock_timestamp() - $1 * interval '1 day'",
-    "DELETE FROM quota_servers WHERE lease_until < clock_timestamp() - $1 * interval '1 day' - interval '366 days'",
-    "DELETE FROM quota_direct_charges WHERE expires_at < clock_timestamp() - $1 * interval '0 days'",
+    """
+    DELETE FROM quota_ledger WHERE account IN (
+        SELECT account FROM quota_ledger WHERE ends_at < clock_timestamp() - $1 * interval '1 day' LIMIT 10000
+    )
+    """,
+    "DELETE FROM quota_servers WHERE lease_until < clock_timestamp() - ($1 + 366) * interval '1 day'",
+    "DELETE FROM quota_direct_charges WHERE expires_at < clock_timestamp() - $1 * interval '1 minute'",
 )
 
 _log = structlog.get_logger()
 
 
 class Reconciler:
-    """Counts what this server spends, and takes part in giving back what was not."""
+    """Takes this server's part in giving back what was not spent."""
 
-    def __init__(self, postgres: Postgres, *, epochs: Epochs) -> None:
+    def __init__(self, postgres: Postgres, *, epochs: Epochs, spends: Spends) -> None:
         self._postgres = postgres
         self._epochs = epochs
+        self._spends = spends
         self._id = str(uuid4())
-        self._lease = Lease()
-        self._spent: dict[tuple[str, int], int] = {}
-        self._reported: set[tuple[str, int]] = set()
         self.live_servers = 1
-
-    def spend(self, account: str, generation: int, units: int) -> bool:
-        """Count units that Redis has just given; False if they must not be used."""
-        pool = (account, generation)
-        if pool in self._reported or not self._lease.holds(boottime()):
-            return False
-        self._spent[pool] = self._spent.get(pool, 0) + units
-        return True
 
     async def join(self) -> None:
         """Take the lease, and enter the epoch of Redis, or begin a new one. Raises Unavailable."""
@@ -103,10 +100,14 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile until cancelled."""
+        cleaned_at = float("-inf")
         while True:
             try:
                 await self._renew()
                 await self.reconcile()
+                if time.monotonic() - cleaned_at > CLEAN_SECONDS:
+                    cleaned_at = time.monotonic()
+                    await self._forget()
             except Unavailable as fault:
                 _log.warning("reconciliation_put_off", reason=fault.reason)
             except Exception:  # a fault of ours must not end it unseen
@@ -116,7 +117,7 @@ class Reconciler:
     async def leave(self) -> None:
         """Say what was spent from every pool, since nobody else can; call it when nothing is charged any more."""
         async with self._postgres.transaction(timeout_seconds=TIMEOUT_SECONDS) as connection:
-            await self._report(connection, list(self._spent))
+            await self._report(connection, self._spends.pools())
             await connection.execute(_LEAVE, self._id)
 
     async def _renew(self) -> None:
@@ -127,7 +128,7 @@ class Reconciler:
         if row["epoch"] != self._epochs.current:
             await self._epochs.adopt()
         self.live_servers = row["live"]
-        self._lease.renew(sent_at=sent_at, seconds=LEASE_SECONDS)
+        self._spends.lease.renew(sent_at=sent_at, seconds=LEASE_SECONDS)
 
     async def reconcile(self) -> None:
         """Say what this server spent from lost pools, and give back the rest of those that all have spoken about."""
@@ -139,8 +140,14 @@ class Reconciler:
         if given_back:
             _log.info("quota_given_back", accounts=len(given_back), units=sum(row["units"] for row in given_back))
 
-    async def _report(self, connection: Connection, pools: list[tuple[str, int]]) -> None:
-        self._reported.update(pools)  # first, so that nothing is spent from them from now on
-        columns = [account for account, _ in pools], [generation for _, generation in pools]
+    async def _forget(self) -> None:
+        """Delete what no longer matters, long after its window has ended."""
+        self._spends.forget(before_us=time.time_ns() // 1000 - KEEP_DAYS * 86_400_000_000)
+        async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
+            for statement in _FORGET:
+                await connection.execute(statement, KEEP_DAYS)
+
+    async def _report(self, connection: Connection, pools: Sequence[Pool]) -> None:
         if pools:
-            await connection.execute(_REPORT, self._id, *columns, [self._spent.get(pool, 0) for pool in pools])
+            accounts, generations = zip(*pools, strict=True)
+            await connection.execute(_REPORT, self._id, accounts, generations, self._spends.report(pools))

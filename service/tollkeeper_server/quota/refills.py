@@ -1,7 +1,7 @@
 """Refilling pools: blocks on their way from the ledger to Redis."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from tollkeeper_server.quota import metrics
 from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Grant
@@ -31,7 +31,13 @@ class Refills:
         Raises Unavailable if Postgres does not answer.
         """
         needs = [
-            Need(demand, standing.generation, max(0, demand.units - standing.left))
+            Need(
+                demand,
+                standing.generation,
+                max(0, demand.units - standing.left),
+                standing.received,
+                answer.now_us,
+            )
             for demand, standing in zip(charge.pools, answer.pools, strict=True)
             if standing.generation < 0 or standing.exceeded or demand.units > standing.left
         ]
@@ -48,12 +54,22 @@ class Refills:
             await self._epochs.adopt()
             return [None] * len(needs)
         metrics.BLOCKS.inc(len(blocks))
+        blocks = {**blocks, **{need.demand.account: await self._without_lost(need, blocks) for need in needs}}
         expires_us = self._counters.clock.now_us() + GRANT_US
         grants = {need.demand.account: _grant(need, blocks[need.demand.account], expires_us) for need in needs}
         if any(_is_on_its_way(need, blocks[need.demand.account]) for need in needs):
             await asyncio.sleep(_PATIENCE_SECONDS)
         await self._counters.grant(list(grants.values()))
         return [None] * len(needs)
+
+    async def _without_lost(self, need: Need, blocks: Mapping[str, Block]) -> Block:
+        """The block, after what was lost on its way to the pool before has gone back to the ledger."""
+        account = need.demand.account
+        block = blocks[account]
+        lost = block.arrived - need.received
+        if need.seen != block.generation or lost <= 0 or self._counters.clock.now_us() - need.seen_us > GRANT_US // 2:
+            return block
+        return await self._ledger.give_back(account, lost, block=block)
 
 
 def _is_on_its_way(need: Need, block: Block) -> bool:

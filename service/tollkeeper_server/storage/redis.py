@@ -35,6 +35,7 @@ _OPTIONS: dict[str, Any] = {
 _Client = redis.asyncio.Redis | RedisCluster
 
 _STALL_SECONDS = 0.01
+_PIPELINE_MAX = 1_000
 
 _UNAVAILABLE = (OSError, RedisError, RedisClusterException)  # TimeoutError is an OSError
 
@@ -117,6 +118,16 @@ class Redis:
         with _translated():
             async with _time_limit(timeout_seconds):
                 return all(await self._client.script_exists(script.digest))
+
+    async def set_all(self, keys: Sequence[str], value: bytes, *, lifetime_ms: int, timeout_seconds: float) -> None:
+        """Set every key, of whatever slot, to ``value`` for a time. Raises Unavailable; some may be set then."""
+        with _translated():
+            async with _time_limit(timeout_seconds):
+                for start in range(0, len(keys), _PIPELINE_MAX):
+                    pipeline = self._client.pipeline(transaction=False)
+                    for key in keys[start : start + _PIPELINE_MAX]:
+                        pipeline.set(key, value, px=lifetime_ms)
+                    await pipeline.execute()
 
     def slot(self, key: str) -> int:
         """Keys of one slot may go into one script; on a Redis that is no cluster there is one slot only."""

@@ -26,7 +26,9 @@ _STATEMENTS = (
         -- Which pool is the account's current one, since when, and what it was granted.
         generation bigint NOT NULL DEFAULT 0,
         opened_at timestamptz NOT NULL DEFAULT '-infinity',
-        granted bigint NOT NULL DEFAULT 0
+        granted bigint NOT NULL DEFAULT 0,
+        -- When it was granted something last.
+        granted_at timestamptz NOT NULL DEFAULT '-infinity'
     )
     """,
     "CREATE INDEX quota_ledger_by_end ON quota_ledger (ends_at)",

@@ -1,0 +1,171 @@
+"""Reservations: charges whose true amount comes later.
+
+Holding is a charge like any other, written down before it is answered. Settling moves the difference on the ledger, in
+one transaction: a surplus goes back, and what is more than was held is *overdraft*, which is charged whether or not it
+fits, and so blocks what follows. A hold that nobody settles in time stays charged as held: a caller that crashed after
+the work was done gets nothing for free. Settling is done once; whatever comes after, or too late, changes nothing.
+RATE limits keep what was held.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+from uuid import uuid4
+
+import orjson
+import structlog
+
+from tollkeeper_server.core.errors import NotFound, Unavailable
+from tollkeeper_server.core.key import Key
+from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
+from tollkeeper_server.core.windows import Window
+from tollkeeper_server.quota import ledger, metrics
+from tollkeeper_server.quota.charge_store import Charge, Grant, PoolDemand
+from tollkeeper_server.quota.counters import Counters
+from tollkeeper_server.quota.demands import Held, pool_state
+from tollkeeper_server.quota.refills import GRANT_US
+from tollkeeper_server.storage.postgres import Postgres
+
+HOLD_SECONDS = 900
+"""How long a hold can be settled."""
+REAP_SECONDS = 5.0
+TIMEOUT_SECONDS = 2.0
+
+_HOLD = """
+    INSERT INTO reservations (reservation_id, tenant_id, key_id, holds, expires_at)
+    VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 second')
+    ON CONFLICT (reservation_id) DO NOTHING
+"""
+_FIND = """
+    SELECT holds, settled_at IS NOT NULL OR expires_at <= clock_timestamp() AS is_over
+    FROM reservations WHERE reservation_id = $1 AND tenant_id = coalesce($2, tenant_id) FOR UPDATE
+"""
+_SETTLE = """
+    UPDATE reservations SET settled_at = clock_timestamp(), settled = $2, overdraft = $3 WHERE reservation_id = $1
+"""
+_REAP = """
+    UPDATE reservations SET settled_at = clock_timestamp()
+    WHERE settled_at IS NULL AND expires_at <= clock_timestamp() RETURNING reservation_id
+"""
+_FORGET = "DELETE FROM reservations WHERE settled_at < clock_timestamp() - interval '1 day'"
+
+_log = structlog.get_logger()
+
+
+class Settlement(NamedTuple):
+    """What came of settling."""
+
+    limits: tuple[LimitState, ...]
+    """The QUOTA and SPEND limits that were charged, as they stand."""
+    already_settled: bool
+    """Nothing was changed: it was settled before, or too late."""
+
+
+class Reservations:
+    """Holds and settles. Raises Unavailable if Postgres does not answer in time."""
+
+    def __init__(self, postgres: Postgres, *, counters: Counters) -> None:
+        self._postgres = postgres
+        self._counters = counters
+
+    async def hold(self, key: Key, held: Sequence[Held], *, request_id: str) -> str:
+        """Write down what was charged to ``key``, and give what to settle; the same for the same ``request_id``."""
+        name = hashlib.sha256(f"{key.key_id}/{request_id}".encode()).hexdigest()[:32] if request_id else uuid4().hex
+        reservation_id = f"res_{name}"
+        holds = orjson.dumps([_row(each) for each in held]).decode()
+        async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
+            await connection.execute(_HOLD, reservation_id, key.tenant_id, key.key_id, holds, HOLD_SECONDS)
+        return reservation_id
+
+    async def settle(self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int]) -> Settlement:
+        """Charge amounts by unit instead of what was held; units that are left out were not used.
+
+        Raises NotFound if ``tenant_id`` (None: any tenant) has no such reservation.
+        """
+        async with self._postgres.transaction(timeout_seconds=TIMEOUT_SECONDS) as connection:
+            row = await connection.fetchrow(_FIND, reservation_id, tenant_id)
+            if row is None:
+                raise NotFound("there is no such reservation", reason="RESERVATION_NOT_FOUND")
+            held = [_held(fields) for fields in orjson.loads(row["holds"])]
+            if not row["is_over"]:
+                more = {each.demand.account: charges.get(each.limit.unit, 0) - each.demand.units for each in held}
+                await ledger.debit(connection, more)
+                overdraft = sum(max(0, units) for units in more.values())
+                await connection.execute(_SETTLE, reservation_id, orjson.dumps(dict(charges)).decode(), overdraft)
+            accounts = await ledger.lock(connection, [each.demand.account for each in held])
+        return Settlement(await self._states(held, accounts), already_settled=row["is_over"])
+
+    async def run(self) -> None:
+        """End holds that were forgotten, until cancelled."""
+        while True:
+            try:
+                async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
+                    forgotten = await connection.fetch(_REAP)
+                    await connection.execute(_FORGET)
+                metrics.RESERVATIONS_FORGOTTEN.inc(len(forgotten))
+            except Unavailable as fault:
+                _log.warning("reservations_not_reaped", reason=fault.reason)
+            except Exception:  # a fault of ours must not end it unseen
+                _log.exception("reservations_not_reaped")
+            await asyncio.sleep(REAP_SECONDS)
+
+    async def _states(self, held: Sequence[Held], accounts: Mapping[str, Any]) -> tuple[LimitState, ...]:
+        """Where the limits stand: as the ledger says, without what their pools have left."""
+        present = [each for each in held if each.demand.account in accounts]
+        left = await self._left(present, accounts) if present and not self._counters.are_away else {}
+        return tuple(
+            pool_state(each.limit, each.scope, each.demand.window, used=accounts[name]["debited"] - left.get(name, 0))
+            for each in present
+            if (name := each.demand.account)
+        )
+
+    async def _left(self, held: Sequence[Held], accounts: Mapping[str, Any]) -> Mapping[str, int]:
+        """What pools have left, after they heard where the ledger stands."""
+        expires_us = self._counters.clock.now_us() + GRANT_US
+        rows = [accounts[each.demand.account] for each in held]
+        await self._counters.grant(
+            [
+                Grant(
+                    each.demand.name,
+                    row["generation"],
+                    makes_pool=False,
+                    units=0,
+                    debited=row["debited"],
+                    revision=row["revision"],
+                    ends_us=each.demand.window.ends_us,
+                    expires_us=expires_us,
+                )
+                for each, row in zip(held, rows, strict=True)
+            ]
+        )
+        asked = Charge((), consume=False, pools=tuple(each.demand._replace(units=0) for each in held))
+        answer = await self._counters.charge(asked)
+        if answer is None:
+            return {}
+        return {each.demand.account: pool.left for each, pool in zip(held, answer.pools, strict=True)}
+
+
+def _row(held: Held) -> dict[str, Any]:
+    limit, demand = held.limit, held.demand
+    return {
+        "name": limit.name,
+        "kind": limit.kind,
+        "unit": limit.unit,
+        "amount": limit.amount,
+        "shadow": limit.shadow,
+        "scope": held.scope,
+        "pool": demand.name,
+        "account": demand.account,
+        "units": demand.units,
+        "window": list(demand.window),
+    }
+
+
+def _held(row: Mapping[str, Any]) -> Held:
+    limit = Limit(
+        name=row["name"], kind=LimitKind(row["kind"]), unit=row["unit"], amount=row["amount"], shadow=row["shadow"]
+    )
+    window = Window(*row["window"])
+    demand = PoolDemand(row["pool"], row["account"], limit.amount, row["units"], limit.shadow, window)
+    return Held(limit, LimitScope(row["scope"]), demand)

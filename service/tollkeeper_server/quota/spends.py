@@ -1,0 +1,73 @@
+"""What this server has spent from pools: its part of what the reconciler needs to know of a lost one."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from tollkeeper_server.core.lease import Lease
+from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Verdict
+from tollkeeper_server.storage.boottime import boottime
+
+Pool = tuple[str, int]
+"""An account, and the generation of its pool."""
+
+
+class Spends:
+    """Counts the units of charges that Redis has answered.
+
+    A charge without an answer may have been made. If it has a record, another server may be told of it by Redis, and
+    allow what nobody has counted: so it is *doubted*, and counted with the next pool of its account that is lost,
+    unless it was made in the ledger after all.
+    """
+
+    def __init__(self) -> None:
+        self.lease = Lease()
+        """Without it nothing may be spent: the others may take this server for dead."""
+        self._spent: defaultdict[Pool, int] = defaultdict(int)
+        self._doubted: defaultdict[str, int] = defaultdict(int)
+        self._ends_us: dict[str, int] = {}
+        self._reported: set[Pool] = set()
+
+    def accept(self, charge: Charge, answer: ChargeAnswer) -> bool:
+        """Count a charge that was made; False if it must not be used."""
+        if answer.verdict is not Verdict.ADMITTED or not charge.consume or not charge.pools:
+            return True
+        pools = [(pool.account, standing.generation) for pool, standing in zip(charge.pools, answer.pools, strict=True)]
+        if not self.lease.holds(boottime()) or not self._reported.isdisjoint(pools):
+            self.doubt(charge)
+            return False
+        for demand, pool in zip(charge.pools, pools, strict=True):
+            self._spent[pool] += demand.units
+            self._ends_us[demand.account] = demand.window.ends_us
+        return True
+
+    def doubt(self, charge: Charge) -> None:
+        """The charge was not answered."""
+        if charge.record and charge.consume:
+            for pool in charge.pools:
+                self._doubted[pool.account] += pool.units
+
+    def dispel(self, charge: Charge) -> None:
+        """What was doubted has been charged in the ledger."""
+        if charge.record and charge.consume:
+            for pool in charge.pools:
+                self._doubted[pool.account] = max(0, self._doubted[pool.account] - pool.units)
+
+    def report(self, pools: Iterable[Pool]) -> list[int]:
+        """Units spent from each pool, none of which is spent from after this."""
+        reported = list(pools)
+        self._reported.update(reported)
+        return [self._spent.get(pool, 0) + self._doubted.pop(pool[0], 0) for pool in reported]
+
+    def pools(self) -> Sequence[Pool]:
+        """Every pool that something was spent from."""
+        return list(self._spent)
+
+    def forget(self, *, before_us: int) -> None:
+        """Drop what belongs to windows that ended before that."""
+        over = {account for account, ends_us in self._ends_us.items() if ends_us < before_us}
+        for account in over:
+            del self._ends_us[account]
+            self._doubted.pop(account, None)
+        for pool in [pool for pool in self._spent if pool[0] in over]:
+            del self._spent[pool]
+        self._reported = {pool for pool in self._reported if pool[0] not in over}
