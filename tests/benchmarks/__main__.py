@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -113,7 +113,7 @@ async def measure(*, calls: int, rounds: int) -> None:
 
 
 async def table(
-    targets: dict[str, tuple[Callable[[], Awaitable[object]], int]],
+    targets: Mapping[str, tuple[Callable[[], Awaitable[object]], int]],
     stores: dict[str, list[int]],
     *,
     calls: int,
