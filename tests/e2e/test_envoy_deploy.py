@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.gateway.envoy import DEPLOY, Config, EnvoyProcess, cluster, example, validate
+from tests.gateway.envoy import DEPLOY, Config, EnvoyProcess, cluster, lead, validate
 from tests.gateway.stack import PROFILES, PublicApis, another_envoy, edge_address
 from tollkeeper_server.settings import PREFIX, Settings
 
@@ -30,9 +30,7 @@ def proxy(*, service_key_file: Path, edge: str) -> Config:
     static["secrets"][0]["generic_secret"]["secret"]["filename"] = str(service_key_file)
     config["admin"]["address"]["socket_address"]["port_value"] = 0
     static["listeners"][0]["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": 0}
-    host, _, port = edge.rpartition(":")
-    (endpoint,) = cluster(config, "tollkeeper-edge")["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    endpoint["endpoint"]["address"]["socket_address"] = {"address": host, "port_value": int(port)}
+    lead(cluster(config, "tollkeeper-edge"), [edge])
     return config
 
 
@@ -63,16 +61,12 @@ def test_a_gateway_without_a_key_is_served_through_the_proxy_and_not_without_it(
 
         def through_proxy(config: Config) -> None:
             without_key(config)
-            endpoints = {"tollkeeper-edge": [f"127.0.0.1:{beside.ports['gateways']}"]}
-            placed = example(service_key_file=apis.service_key_file, endpoints=endpoints)
-            cluster(config, "tollkeeper-edge")["load_assignment"] = cluster(placed, "tollkeeper-edge")[
-                "load_assignment"
-            ]
+            lead(cluster(config, "tollkeeper-edge"), [f"127.0.0.1:{beside.ports['gateways']}"])
 
         with another_envoy(apis, through_proxy) as gateway:
             assert gateway.ask("conduit", "/v1/models", headers=headers).status == 200
             assert gateway.ask("conduit", "/v1/models").status == 401
-            assert gateway.stat("cluster.tollkeeper-edge.membership_healthy") == 1
+            assert gateway.envoy.stat("cluster.tollkeeper-edge.membership_healthy") == 1
 
 
 def test_every_setting_of_the_manifests_is_one() -> None:

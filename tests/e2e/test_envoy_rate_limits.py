@@ -59,6 +59,14 @@ def test_a_descriptor_charges_the_limits_of_its_key(apis: PublicApis, ask: Ask) 
     assert b'"code": "RATE_LIMITED", "limit": 2' in answers[2].raw_body
 
 
+def test_a_descriptor_may_name_an_owner_whose_limits_are_charged_alone(apis: PublicApis, ask: Ask) -> None:
+    apis.client.set_owner("team-1", tenant_id="everywhere", limits=[Limit.rate("per-minute", 2, PER_MINUTE)])
+    answers = [ask({"owner_id": "team-1"}) for _ in range(3)]
+    assert [answer.overall_code for answer in answers] == [OK, OK, OVER_LIMIT]
+    created = apis.client.create_key(tenant_id="everywhere", owner_id="team-1", permissions=["read"])
+    assert ask({"key_id": created.key.key_id}).overall_code == OVER_LIMIT
+
+
 def test_a_descriptor_may_name_a_unit_and_a_request_how_much(apis: PublicApis, ask: Ask) -> None:
     key_id = create(apis, 100, unit="tokens")
     assert ask({"key_id": key_id, "unit": "tokens"}, hits=60).statuses[0].limit_remaining == 40
@@ -83,6 +91,10 @@ def test_of_several_descriptors_all_fit_or_nothing_is_charged(apis: PublicApis, 
         ({"key_id": "nonsense"}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
         ({"key_id": "{}", "unit": "A B"}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
         ({"key_id": "{}", "path": "/"}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
+        ({"owner_id": "nobody"}, "everywhere", grpc.StatusCode.NOT_FOUND),
+        ({"owner_id": "a b"}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
+        ({"key_id": "{}", "owner_id": "a"}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
+        ({"unit": "requests"}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
         ({}, "everywhere", grpc.StatusCode.INVALID_ARGUMENT),
     ],
 )

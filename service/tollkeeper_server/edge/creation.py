@@ -49,8 +49,8 @@ class KeyCreator:
         address = self._client_address.of(asked.request)
         try:
             creator = await self._authenticator.authenticate(credential.api_key, address=str(address or ""))
-            creator.require(CallerPermission.KEYS_WRITE)
-            request = _request(asked, creation, tenant_id=tenant_id, owner_id=creator.key_id)
+            creator.require(CallerPermission.KEYS_WRITE, open_to_users=True)
+            request = _request(asked, creation, tenant_id=tenant_id, owner_id=creator.name)
             CREATE_KEY.check(request)
             created = await self._keys.create(creator, create_key_from(request))
         except Unauthenticated:

@@ -22,6 +22,16 @@ from tollkeeper_server.verify.verifier import Verification, Verifier
 _PROVEN = frozenset({DecisionCode.ALLOWED, DecisionCode.RESOURCE_DENIED, DecisionCode.PERMISSION_DENIED})
 """Decisions on a key with which nothing is wrong."""
 
+_AFTER_CHARGE = frozenset(
+    {
+        DecisionCode.ALLOWED,
+        DecisionCode.RATE_LIMITED,
+        DecisionCode.QUOTA_EXCEEDED,
+        DecisionCode.SPEND_LIMIT_EXCEEDED,
+    }
+)
+"""Decisions that looked at limits, if anything was to be charged."""
+
 
 class Gateway:
     """Decides requests of end clients."""
@@ -46,7 +56,7 @@ class Gateway:
             profile=asked.profile,
             request_id=asked.request_id,
             key=decision.key,
-            limits=await self._limits(asked.profile, decision),
+            limits=await self._limits(asked.profile, wanted, decision),
             retry_after=decision.retry_after,
             used=credential.used,
         )
@@ -67,10 +77,11 @@ class Gateway:
             request_id=new_request_id(),
         )
 
-    async def _limits(self, profile: Profile, decision: Decision) -> Sequence[LimitState]:
+    async def _limits(self, profile: Profile, wanted: Wanted, decision: Decision) -> Sequence[LimitState]:
         """Where the limits stand; if the profile always shows them, also after a denial that did not look at them."""
         key = decision.key
-        if decision.limits or key is None or not key.limits or not profile.limit_headers.every_answer:
+        looked_at = bool(wanted.charges) and decision.code in _AFTER_CHARGE
+        if looked_at or key is None or not profile.limit_headers.every_answer:
             return decision.limits
         try:
             report = await self._verifier.check_quota(tenant_id=key.tenant_id, key_id=key.key_id, charges={})

@@ -28,15 +28,17 @@ _UINT32_MAX = 2**32 - 1
 class Demand:
     """What one descriptor asks for."""
 
-    key_id: str
+    subject: Mapping[str, str]
+    """``key_id`` or ``owner_id``."""
     charges: Mapping[str, int]
 
 
 class RateLimitServicer:
-    """Charges the limits of the key that a descriptor names.
+    """Charges the limits of the key (and its owner), or of the owner alone, that a descriptor names.
 
     The domain is the name of a profile: its tenant is whose keys count, and its words are what a client gets that is
-    over a limit. A descriptor has an entry ``key_id`` and may have one ``unit``, else "requests" are counted.
+    over a limit. A descriptor has an entry ``key_id`` or ``owner_id``, and may have one ``unit``, else "requests" are
+    counted.
     """
 
     def __init__(self, *, verifier: Verifier, profiles: ProfileLibrary, clock: Callable[[], datetime]) -> None:
@@ -59,12 +61,12 @@ class RateLimitServicer:
         reports: list[QuotaReport] = []
         if len(demands) > 1:
             reports = [
-                await self._verifier.check_quota(tenant_id=tenant_id, key_id=demand.key_id, charges=demand.charges)
+                await self._verifier.check_quota(tenant_id=tenant_id, charges=demand.charges, **demand.subject)
                 for demand in demands
             ]
         if all(report.code is DecisionCode.ALLOWED for report in reports):
             reports = [
-                await self._verifier.charge_quota(tenant_id=tenant_id, key_id=demand.key_id, charges=demand.charges)
+                await self._verifier.charge_quota(tenant_id=tenant_id, charges=demand.charges, **demand.subject)
                 for demand in demands
             ]
         outcome = _outcome(profile, reports, request_id=call.request_id)
@@ -84,18 +86,23 @@ def _demands(request: pb.RateLimitRequest) -> list[Demand]:
         if problem:
             violations.append(Violation(f"descriptors[{index}]", problem))
         amount = descriptor.hits_addend.value if descriptor.HasField("hits_addend") else request.hits_addend or 1
-        demands.append(Demand(entries.get("key_id", ""), {entries.get("unit", "requests"): amount}))
+        unit = entries.pop("unit", "requests")
+        demands.append(Demand(entries, {unit: amount}))
     if violations:
         raise InvalidArgument(violations)
     return demands
 
 
 def _problem(entries: Mapping[str, str], descriptor: ratelimit_pb2.RateLimitDescriptor) -> str:
-    if not entries.keys() <= {"key_id", "unit"} or len(entries) != len(descriptor.entries):
-        return "must have the entries key_id and, if need be, unit, each once and no others"
+    subjects = entries.keys() - {"unit"}
+    if len(entries) != len(descriptor.entries) or subjects not in ({"key_id"}, {"owner_id"}):
+        return "must have the entry key_id or owner_id and, if need be, unit, each once and no others"
     if descriptor.HasField("limit"):
-        return "must have no limit of its own; limits are those of the key"
-    problems = fields.key_id(entries.get("key_id", "")) or fields.charges({entries.get("unit", "requests"): 1})
+        return "must have no limit of its own; limits are those of the key or owner"
+    problems = [
+        *(fields.key_id(entries["key_id"]) if "key_id" in entries else fields.owner_id(entries["owner_id"])),
+        *fields.charges({entries.get("unit", "requests"): 1}),
+    ]
     return problems[0][1] if problems else ""
 
 

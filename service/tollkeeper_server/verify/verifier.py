@@ -17,6 +17,7 @@ from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.policy import Use, judge
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.reservations import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.directory import KeyDirectory
 
@@ -34,6 +35,10 @@ class Verification:
     """Amount by unit; empty charges nothing and looks at no limit."""
     consume: bool = True
     """False decides as if the charge were made, charges nothing and leaves no trace in the usage."""
+    reserve: bool = False
+    """Hold the charge until it is settled."""
+    once_id: str = ""
+    """Under it the key is charged once, however often it is asked; empty if the request named none."""
     by_caller: bool = False
     """The API key is that of a caller of this server: its use is noted, and counts as no verification."""
     min_revision: int = 0
@@ -90,7 +95,12 @@ class Verifier:
             self._record(secret, code, verification, now)
             return Decision(code=code, key=key, secret=secret.secret, revision=found.revision, request_id=request_id)
         outcome = await self._charger.charge(
-            key, owner=secret.owner, charges=verification.charges, consume=verification.consume
+            key,
+            owner=secret.owner,
+            charges=verification.charges,
+            consume=verification.consume,
+            request_id=verification.once_id,
+            reserve=verification.reserve,
         )
         self._record(secret, outcome.code, verification, now)
         return Decision(
@@ -99,6 +109,7 @@ class Verifier:
             secret=secret.secret,
             limits=outcome.limits,
             retry_after=outcome.retry_after,
+            reservation_id=outcome.reservation_id,
             degradations=outcome.degradations,
             revision=found.revision,
             request_id=request_id,
@@ -123,23 +134,32 @@ class Verifier:
         """
         if owner_id:
             assert tenant_id is not None, "owners are named inside a tenant"
-            owner = await self._directory.find_owner(tenant_id, owner_id)
-            if owner is None:
-                raise NotFound("there is no such owner", reason="OWNER_NOT_FOUND")
-            return await self._report(None, owner, charges=charges, consume=False)
+            return await self._report(None, await self._owner(tenant_id, owner_id), charges=charges, consume=False)
         key, owner = await self._known(tenant_id, key_id=key_id, api_key=api_key)
         return await self._report(key, owner, charges=charges, consume=False)
 
-    async def charge_quota(self, *, tenant_id: str | None, key_id: str, charges: Mapping[str, int]) -> QuotaReport:
-        """As ``check_quota``, and charge if it fits; nothing else about the key is looked at.
+    async def charge_quota(
+        self, *, tenant_id: str, key_id: str = "", owner_id: str = "", charges: Mapping[str, int]
+    ) -> QuotaReport:
+        """As ``check_quota``, and charge if it fits; nothing else about the key or owner is looked at.
 
-        For gateways that know whose request it is, and ask for limits alone.
+        For gateways that know whose request it is, and ask for limits alone. What only an owner was charged is in no
+        key's usage.
         """
+        if owner_id:
+            return await self._report(None, await self._owner(tenant_id, owner_id), charges=charges, consume=True)
         key, owner = await self._known(tenant_id, key_id=key_id, api_key="")
         report = await self._report(key, owner, charges=charges, consume=True)
         if report.code is DecisionCode.ALLOWED:
             self._usage.record_charge(key, charges=charges, now=self._clock())
         return report
+
+    async def settle(self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int]) -> Settlement:
+        """Charge what was really used instead of what a reservation holds; doing so again changes nothing.
+
+        Raises NotFound if ``tenant_id`` (None: any tenant) has no such reservation.
+        """
+        return await self._charger.settle(reservation_id, tenant_id=tenant_id, charges=charges)
 
     async def _report(
         self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], consume: bool
@@ -162,6 +182,12 @@ class Verifier:
             self._usage.record_caller(secret, client_ip=client_ip, now=now)
         else:
             self._usage.record(secret, code=code, charges=verification.charges, client_ip=client_ip, now=now)
+
+    async def _owner(self, tenant_id: str, owner_id: str) -> Owner:
+        owner = await self._directory.find_owner(tenant_id, owner_id)
+        if owner is None:
+            raise NotFound("there is no such owner", reason="OWNER_NOT_FOUND")
+        return owner
 
     async def _known(self, tenant_id: str | None, *, key_id: str, api_key: str) -> tuple[Key, Owner | None]:
         key, owner = await self._found(key_id=key_id, api_key=api_key)
