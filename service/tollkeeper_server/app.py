@@ -27,6 +27,7 @@ from tollkeeper_server.keys.commands import CreateKey
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
+from tollkeeper_server.keys.upgrades import Upgrades
 from tollkeeper_server.quota.charging import charging
 from tollkeeper_server.settings import PREFIX, Address, Settings, StoreUrls
 from tollkeeper_server.startup import StartupError
@@ -39,6 +40,8 @@ from tollkeeper_server.usage.upkeep import UsageUpkeep
 from tollkeeper_server.verify.callers import CallerAuthenticator
 from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.replica import Replica
+from tollkeeper_server.verify.sign_in import SignIn
+from tollkeeper_server.verify.signing_keys import SigningKeys
 from tollkeeper_server.verify.verifier import Verifier
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
@@ -108,7 +111,9 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         await stack.enter_async_context(_background(replica.run(), name="replica"))
         confirmations = Confirmations(postgres, clock=_now)
         stack.push_async_callback(confirmations.close)
-        directory = KeyDirectory(postgres, keyring=keyring, cache=cache, replica=replica)
+        upgrades = Upgrades(postgres, pepper_version=keyring.current_pepper_version)
+        await stack.enter_async_context(_background(upgrades.run(), name="upgrades"))
+        directory = KeyDirectory(postgres, keyring=keyring, cache=cache, replica=replica, upgrades=upgrades)
         stack.push_async_callback(directory.close)
         charger = await stack.enter_async_context(charging(postgres, redis))
         usage = UsageRecorder()
@@ -121,7 +126,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
             usage=UsageService(postgres=postgres, clock=_now),
             audit=AuditService(postgres=postgres),
             verifier=verifier,
-            authenticator=CallerAuthenticator(verifier),
+            authenticator=CallerAuthenticator(verifier, sign_in=_sign_in(settings)),
             profiles=await stack.enter_async_context(_profiles(settings)),
         )
 
@@ -136,6 +141,14 @@ async def _counting(usage: UsageRecorder, postgres: Postgres) -> AsyncIterator[N
             yield
     finally:
         await flusher.close()
+
+
+def _sign_in(settings: Settings) -> SignIn | None:
+    """None if users may not sign in."""
+    issuer = settings.sign_in_from()
+    if issuer is None or settings.sign_in_jwks is None:
+        return None
+    return SignIn(issuer, keys=SigningKeys(settings.sign_in_jwks))
 
 
 @contextlib.asynccontextmanager

@@ -10,7 +10,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from tests.integration.api_support import METHODS, Api, api_on
 from tests.tools.refusals import refused
-from tollkeeper.v1 import audit_service_pb2, key_service_pb2, verification_service_pb2
+from tollkeeper.v1 import audit_service_pb2, key_pb2, key_service_pb2, verification_service_pb2
 from tollkeeper_server.api.server import SERVICES
 from tollkeeper_server.core.caller import CallerPermission
 
@@ -30,7 +30,7 @@ NEEDED = {
     "RotateKey": "tollkeeper:keys.write",
     "EndOverlap": "tollkeeper:keys.write",
     "ReportLeakedKeys": None,
-    "RevokeKey": "tollkeeper:keys.write",
+    "RevokeKey": None,
     "RevokeKeys": "tollkeeper:keys.write",
     "GetOwner": "tollkeeper:keys.read",
     "SetOwner": "tollkeeper:keys.write",
@@ -42,6 +42,7 @@ AVAILABLE = {
     "Verify",
     "BatchVerify",
     "CheckQuota",
+    "Settle",
     "CreateKey",
     "GetKey",
     "ListKeys",
@@ -54,6 +55,8 @@ AVAILABLE = {
     "GetOwner",
     "SetOwner",
     "RevokeKey",
+    "ImportKeys",
+    "ReportLeakedKeys",
     "GetUsage",
     "ListFindings",
     "ListAuditEvents",
@@ -159,7 +162,6 @@ async def test_the_keys_of_another_tenant_do_not_exist(api: Api) -> None:
     for method, request in [
         ("GetKey", key_service_pb2.GetKeyRequest(key_id=foreign.key.key_id)),
         ("RevokeKey", key_service_pb2.RevokeKeyRequest(key_id=foreign.key.key_id)),
-        ("RevokeKey", key_service_pb2.RevokeKeyRequest(api_key=foreign.api_key)),
         ("CheckQuota", verification_service_pb2.CheckQuotaRequest(key_id=foreign.key.key_id)),
         ("CheckQuota", verification_service_pb2.CheckQuotaRequest(api_key=foreign.api_key)),
     ]:
@@ -168,6 +170,25 @@ async def test_the_keys_of_another_tenant_do_not_exist(api: Api) -> None:
         assert details.reason == "KEY_NOT_FOUND"
     listed = await api.keys.ListKeys(key_service_pb2.ListKeysRequest(), metadata=acme)
     assert foreign.key.key_id not in [key.key_id for key in listed.keys]
+
+
+async def test_naming_a_key_to_revoke_it_takes_a_permission_and_possession_of_its_api_key_takes_none(api: Api) -> None:
+    nobody, found = await api.caller("other", permissions=[]), await api.key("acme", name="secret plans")
+    with refused(grpc.StatusCode.PERMISSION_DENIED) as details:
+        await api.keys.RevokeKey(key_service_pb2.RevokeKeyRequest(key_id=found.key.key_id), metadata=nobody)
+    assert details.reason == "CALLER_PERMISSION_MISSING"
+    revoked = await api.keys.RevokeKey(key_service_pb2.RevokeKeyRequest(api_key=found.api_key), metadata=nobody)
+    told = {field.name for field, _ in revoked.key.ListFields()}
+    assert told == {"key_id", "state", "revoked_at"}
+    assert "secret plans" not in str(revoked)
+    assert revoked.key.state == key_pb2.KEY_STATE_REVOKED
+
+
+async def test_a_leaked_key_ends_itself(api: Api) -> None:
+    found = await api.key("acme")
+    itself = (("authorization", f"Bearer {found.api_key}"),)
+    await api.keys.RevokeKey(key_service_pb2.RevokeKeyRequest(api_key=found.api_key), metadata=itself)
+    assert await code_of(api, "Verify", itself) is grpc.StatusCode.UNAUTHENTICATED
 
 
 async def test_a_root_caller_acts_in_the_tenant_that_it_names(api: Api) -> None:

@@ -20,6 +20,7 @@ from tollkeeper_server.keys.commands import CreatedKey, CreateKey, Propagation, 
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.keys.propagation import LEASE_SECONDS_MAX, Confirmations
 from tollkeeper_server.keys.service import KeyService
+from tollkeeper_server.keys.upgrades import Upgrades
 from tollkeeper_server.storage.boottime import boottime
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.verify.directory import Found, KeyDirectory
@@ -60,7 +61,8 @@ async def process(url: str) -> AsyncIterator[Process]:
     postgres = await Postgres.connect(url)
     cache = RecordCache[SecretRecord](entries_max=100, unknown_max=100, tombstones_max=100, age_max_seconds=60)
     replica = Replica(url, cache=cache, clock=clock)
-    directory = KeyDirectory(postgres, keyring=KEYRING, cache=cache, replica=replica, clock=clock)
+    upgrades = Upgrades(postgres, pepper_version=KEYRING.current_pepper_version)
+    directory = KeyDirectory(postgres, keyring=KEYRING, cache=cache, replica=replica, upgrades=upgrades, clock=clock)
     running = Process(postgres, replica, directory, asyncio.create_task(replica.run()), skew)
     try:
         await until(lambda: replica.may_answer())

@@ -35,6 +35,10 @@ def check_quota(**fields: Any) -> Message:
     return verification_service_pb2.CheckQuotaRequest(**fields)
 
 
+def settle(**fields: Any) -> Message:
+    return verification_service_pb2.SettleRequest(**fields)
+
+
 def create(**fields: Any) -> Message:
     return key_service_pb2.CreateKeyRequest(**fields)
 
@@ -58,6 +62,24 @@ def revoke_keys(**fields: Any) -> Message:
 
 def set_owner(**fields: Any) -> Message:
     return key_service_pb2.SetOwnerRequest(owner=key_service_pb2.Owner(**{"owner_id": "o", **fields}))
+
+
+def import_key(**fields: Any) -> Message:
+    return key_service_pb2.ImportKey(**fields)
+
+
+def hmac(hex: str, pepper_version: int = 1) -> Message:  # noqa: A002
+    return import_key(hmac_sha256=key_service_pb2.HmacDigest(hex=hex, pepper_version=pepper_version))
+
+
+def imports(size: int, **fields: Any) -> Message:
+    items = [key_service_pb2.ImportKey()] * size
+    return key_service_pb2.ImportKeysRequest(keys=items, **fields)
+
+
+def leaked(size: int = 1, **fields: Any) -> Message:
+    items = [key_service_pb2.LeakedKey(**{"api_key": "x", **fields})] * size
+    return key_service_pb2.ReportLeakedKeysRequest(leaked_keys=items)
 
 
 def revoke(**fields: Any) -> Message:
@@ -154,6 +176,16 @@ ALLOWED: list[Message] = [
     rotate(overlap=Duration(seconds=0)),
     rotate(overlap=Duration(seconds=366 * DAY), request_id="r"),
     revoke(key_id=KEY_ID, reason=5, comment="c" * 512, request_id="r"),
+    imports(1),
+    imports(1000, request_id="r", tenant_id="acme"),
+    import_key(raw_api_key="x" * 16),
+    import_key(raw_api_key="ü" * 2048, key=create(name="old", ttl=Duration(seconds=1))),
+    import_key(sha256_hex="0aA" * 21 + "f"),
+    import_key(sha256_base64url="-_" * 21 + "A"),
+    import_key(sha512_hex="0" * 128),
+    hmac("f" * 64, 65_535),
+    leaked(1000),
+    leaked(api_key="x" * 4096, url="u" * 1024, source="s" * 64),
     revoke(api_key="x"),
     get_usage(key_id=KEY_ID),
     get_usage(owner_id="o" * 128, start_time=Timestamp(), end_time=Timestamp(seconds=1), granularity=3, tenant_id="a"),
@@ -164,9 +196,15 @@ ALLOWED: list[Message] = [
     list_audit_events(key_id=KEY_ID, owner_id="o" * 128, actor="a|" * 64, action="CreateKey", page_size=2**31 - 1),
     list_audit_events(start_time=Timestamp(seconds=0), end_time=Timestamp(seconds=0), tenant_id="acme"),
     list_audit_events(page_token="a-_Z" * 128),
+    settle(reservation_id="res_Az09-"),
+    settle(reservation_id="r" * 64, charges={"tokens": 10**15}),
 ]
 
 FORBIDDEN: list[tuple[Message, str]] = [
+    (settle(), "reservation_id"),
+    (settle(reservation_id="r" * 65), "reservation_id"),
+    (settle(reservation_id="a b"), "reservation_id"),
+    (settle(reservation_id="res", charges={"tokens": -1}), 'charges["tokens"]'),
     (verify(api_key="x" * 4097), "api_key"),
     (verify(api_key="ü" * 2049), "api_key"),
     (verify(resource="a" * 129), "resource"),
@@ -375,4 +413,34 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (set_owner(limits=[Limit(name="x", kind=RATE, amount=1)]), "owner.limits[0].window"),
     (set_owner(metadata={"x": "y" * 4089}), "owner.metadata"),
     (set_owner(etag="W/1"), "owner.etag"),
+    (imports(0), "keys"),
+    (imports(1001), "keys"),
+    (imports(1, request_id=" "), "request_id"),
+    (imports(1, tenant_id="A"), "tenant_id"),
+    (import_key(), "credential"),
+    (import_key(raw_api_key="x" * 15), "raw_api_key"),
+    (import_key(raw_api_key="x" * 4097), "raw_api_key"),
+    (import_key(sha256_hex="0" * 63), "sha256_hex"),
+    (import_key(sha256_hex="g" * 64), "sha256_hex"),
+    (import_key(sha256_base64url="A" * 44), "sha256_base64url"),
+    (import_key(sha256_base64url="A" * 42 + "B"), "sha256_base64url"),
+    (import_key(sha512_hex="0" * 64), "sha512_hex"),
+    (hmac("0" * 63), "hmac_sha256.hex"),
+    (hmac("0" * 64, 0), "hmac_sha256.pepper_version"),
+    (hmac("0" * 64, 65_536), "hmac_sha256.pepper_version"),
+    (import_key(raw_api_key="x" * 16, key=create(name="n" * 129)), "key.name"),
+    (import_key(raw_api_key="x" * 16, key=create(prefix="tk")), "key.prefix"),
+    (import_key(raw_api_key="x" * 16, key=create(length=64)), "key.length"),
+    (import_key(raw_api_key="x" * 16, key=create(request_id="r")), "key.request_id"),
+    (import_key(raw_api_key="x" * 16, key=create(tenant_id="acme")), "key.tenant_id"),
+    (leaked(0), "leaked_keys"),
+    (leaked(1001), "leaked_keys"),
+    (leaked(api_key=""), "leaked_keys[0].api_key"),
+    (leaked(api_key="x" * 4097), "leaked_keys[0].api_key"),
+    (leaked(url="u" * 1025), "leaked_keys[0].url"),
+    (leaked(source="s" * 65), "leaked_keys[0].source"),
+    (
+        key_service_pb2.ReportLeakedKeysRequest(leaked_keys=[key_service_pb2.LeakedKey(api_key="x")], request_id=" "),
+        "request_id",
+    ),
 ]

@@ -202,6 +202,11 @@ def key_message(key: Key, *, now: datetime) -> key_pb2.Key:
     )
 
 
+def ended_key_message(key: key_pb2.Key) -> key_pb2.Key:
+    """What is told of a revoked key to someone who may not read it."""
+    return key_pb2.Key(key_id=key.key_id, state=key.state, revoked_at=key.revoked_at, revoke_reason=key.revoke_reason)
+
+
 def _rotation_message(key: Key, *, now: datetime) -> key_pb2.Rotation | None:
     rotation = key.rotation_at(now)
     if rotation is None:

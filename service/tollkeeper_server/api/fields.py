@@ -18,6 +18,7 @@ from tollkeeper_server.core.credential import PREFIX_PATTERN
 from tollkeeper_server.core.limits import AMOUNT_MAX
 
 API_KEY_BYTES_MAX = 4096
+RAW_API_KEY_BYTES_MIN = 16
 METADATA_BYTES_MAX = 4096
 UNITS_MAX = 16
 CIDRS_MAX = 100
@@ -40,6 +41,8 @@ _is_unit = re.compile(UNIT_PATTERN).fullmatch
 amount = between(0, AMOUNT_MAX)
 api_key = at_most_bytes(API_KEY_BYTES_MAX)
 given_api_key = at_most_bytes(API_KEY_BYTES_MAX, at_least=1)
+raw_api_key = at_most_bytes(API_KEY_BYTES_MAX, at_least=RAW_API_KEY_BYTES_MIN)
+sha256_base64url = matching(r"[A-Za-z0-9_-]{42}[AEIMQUYcgkosw048]", "must be 32 bytes in base64url without padding")
 environment = matching(r"[A-Za-z0-9_.-]{0,64}", 'must be 0 to 64 of A-Z, a-z, 0-9, "_", "-" and "."')
 etag = matching(r"[0-9a-f]{0,16}", "must be empty, or the etag of the record as it was read")
 key_id = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digits')
@@ -67,6 +70,11 @@ def words(*, characters_max: int) -> Rule:
     """Permissions or resources of a key."""
     pattern = f"{_WORD_CHARACTERS}{{1,{characters_max}}}"
     return each(matching(pattern, f"must be 1 to {characters_max} {_WORD_ALLOWED}"), at_most=WORDS_MAX)
+
+
+def hex_digest(digits: int) -> Rule:
+    """A digest of so many hex digits."""
+    return matching(rf"[0-9A-Fa-f]{{{digits}}}", f"must be {digits} hex digits")
 
 
 def field_mask(known: Sequence[str]) -> Rule:

@@ -4,10 +4,16 @@ from collections.abc import Callable
 from datetime import datetime
 
 from tollkeeper.v1 import key_service_pb2 as pb
-from tollkeeper_server.api import not_yet
+from tollkeeper_server.api.convert_imports import (
+    import_keys_from,
+    imported_keys_response,
+    report_leaked_keys_from,
+    reported_keys_response,
+)
 from tollkeeper_server.api.convert_keys import (
     create_key_from,
     created_key_response,
+    ended_key_message,
     key_message,
     key_page_response,
     list_keys_from,
@@ -33,7 +39,9 @@ from tollkeeper_server.api.validation import (
     END_OVERLAP,
     GET_KEY,
     GET_OWNER,
+    IMPORT_KEYS,
     LIST_KEYS,
+    REPORT_LEAKED_KEYS,
     REVOKE_KEY,
     REVOKE_KEYS,
     ROTATE_KEY,
@@ -41,6 +49,7 @@ from tollkeeper_server.api.validation import (
     UPDATE_KEY,
 )
 from tollkeeper_server.core.caller import CallerPermission
+from tollkeeper_server.keys.access import may_read
 from tollkeeper_server.keys.service import KeyService
 
 
@@ -51,24 +60,28 @@ class KeyServicer:
         self._keys = keys
         self._clock = clock
 
-    @rpc(CallerPermission.KEYS_WRITE)
+    @rpc(CallerPermission.KEYS_WRITE, open_to_users=True)
     async def CreateKey(self, request: pb.CreateKeyRequest, call: Call) -> pb.CreateKeyResponse:
         """Make a key."""
         CREATE_KEY.check(request)
-        not_yet.refuse_hard_limits(request.limits)
         created = await self._keys.create(call.caller, create_key_from(request))
         return created_key_response(created, now=self._clock())
 
-    ImportKeys = not_yet.unary_rpc(CallerPermission.KEYS_WRITE)
+    @rpc(CallerPermission.KEYS_WRITE)
+    async def ImportKeys(self, request: pb.ImportKeysRequest, call: Call) -> pb.ImportKeysResponse:
+        """Take over keys of another system; what is wrong with one is the answer to that one alone."""
+        IMPORT_KEYS.check(request)
+        imported = await self._keys.imports.run(call.caller, import_keys_from(request))
+        return imported_keys_response(imported, now=self._clock(), request_id=call.request_id)
 
-    @rpc(CallerPermission.KEYS_READ)
+    @rpc(CallerPermission.KEYS_READ, open_to_users=True)
     async def GetKey(self, request: pb.GetKeyRequest, call: Call) -> pb.GetKeyResponse:
         """Read a key."""
         GET_KEY.check(request)
         key = await self._keys.get(call.caller, request.key_id)
         return pb.GetKeyResponse(key=key_message(key, now=self._clock()))
 
-    @rpc(CallerPermission.KEYS_READ)
+    @rpc(CallerPermission.KEYS_READ, open_to_users=True)
     async def ListKeys(self, request: pb.ListKeysRequest, call: Call) -> pb.ListKeysResponse:
         """Read a page of keys."""
         LIST_KEYS.check(request)
@@ -110,14 +123,24 @@ class KeyServicer:
         mutation = await self._keys.end_overlap(call.caller, name_key_from(request))
         return mutation_response(pb.EndOverlapResponse, mutation, now=self._clock())
 
-    ReportLeakedKeys = not_yet.unary_rpc(None)
+    @rpc(None)
+    async def ReportLeakedKeys(self, request: pb.ReportLeakedKeysRequest, call: Call) -> pb.ReportLeakedKeysResponse:
+        """End keys that leaked; possession of their API keys is permission enough."""
+        REPORT_LEAKED_KEYS.check(request)
+        return reported_keys_response(await self._keys.leaks.report(call.caller, report_leaked_keys_from(request)))
 
-    @rpc(CallerPermission.KEYS_WRITE)
+    @rpc(None)
     async def RevokeKey(self, request: pb.RevokeKeyRequest, call: Call) -> pb.RevokeKeyResponse:
-        """End a key."""
+        """End a key; possession of its API key is permission enough, whoever's it is."""
         REVOKE_KEY.check(request)
+        by_name = request.WhichOneof("subject") == "key_id"
+        if by_name and not call.caller.subject:
+            call.caller.require(CallerPermission.KEYS_WRITE)
         mutation = await self._keys.revoke(call.caller, revoke_key_from(request))
-        return mutation_response(pb.RevokeKeyResponse, mutation, now=self._clock())
+        response = mutation_response(pb.RevokeKeyResponse, mutation, now=self._clock())
+        if not by_name and not may_read(call.caller, mutation.key):
+            response.key.CopyFrom(ended_key_message(response.key))
+        return response
 
     @rpc(CallerPermission.KEYS_WRITE)
     async def RevokeKeys(self, request: pb.RevokeKeysRequest, call: Call) -> pb.RevokeKeysResponse:

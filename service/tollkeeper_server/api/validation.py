@@ -35,6 +35,7 @@ from tollkeeper_server.keys.commands import UPDATABLE
 BATCH_MAX = 1000
 CENTURY_SECONDS = 36_525 * 86_400
 INT32_MAX = 2**31 - 1
+PEPPER_VERSION_MAX = 65_535
 INT64_MAX = 2**63 - 1
 
 
@@ -133,6 +134,14 @@ CHECK_QUOTA = Rules(
         "tenant_id": fields.tenant_id,
     },
     across=[exactly_one("subject", "key_id, api_key and owner_id")],
+)
+
+SETTLE = Rules(
+    verification_service_pb2.SettleRequest,
+    {
+        "reservation_id": matching(r"[A-Za-z0-9_-]{1,64}", "must be as VerifyResponse gave it"),
+        "charges": fields.charges,
+    },
 )
 
 CREATE_KEY = Rules(
@@ -306,4 +315,61 @@ SET_OWNER = Rules(
     key_service_pb2.SetOwnerRequest,
     {"owner": anything, "request_id": fields.request_id, "tenant_id": fields.tenant_id},
     across=[lambda request: [(f"owner.{path}", allowed) for path, allowed in _OWNER.problems(request.owner)]],
+)
+
+
+def _left_empty(request: key_service_pb2.CreateKeyRequest) -> Problems:
+    """What an imported key has not, or what is said once for all of them."""
+    named = ("prefix", "length", "request_id", "tenant_id")
+    return [(f"key.{name}", "must be empty") for name in named if getattr(request, name)]
+
+
+def _imported_key(item: key_service_pb2.ImportKey) -> Problems:
+    return [
+        *((f"key.{path}", allowed) for path, allowed in CREATE_KEY.problems(item.key)),
+        *_left_empty(item.key),
+    ]
+
+
+HMAC_DIGEST = Rules(
+    key_service_pb2.HmacDigest, {"hex": fields.hex_digest(64), "pepper_version": between(1, PEPPER_VERSION_MAX)}
+)
+
+IMPORT_KEY = Rules(
+    key_service_pb2.ImportKey,
+    {
+        "key": anything,  # looked at below, also where it is left out
+        "raw_api_key": fields.raw_api_key,
+        "sha256_hex": fields.hex_digest(64),
+        "sha256_base64url": fields.sha256_base64url,
+        "sha512_hex": fields.hex_digest(128),
+        "hmac_sha256": nested(HMAC_DIGEST),
+    },
+    across=[
+        _imported_key,
+        exactly_one("credential", "raw_api_key, sha256_hex, sha256_base64url, sha512_hex and hmac_sha256"),
+    ],
+)
+
+IMPORT_KEYS = Rules(
+    key_service_pb2.ImportKeysRequest,
+    {
+        # What is wrong with one key is the answer to that one alone.
+        "keys": each(anything, at_least=1, at_most=BATCH_MAX),
+        "request_id": fields.request_id,
+        "tenant_id": fields.tenant_id,
+    },
+)
+
+LEAKED_KEY = Rules(
+    key_service_pb2.LeakedKey,
+    {"api_key": fields.given_api_key, "url": text(at_most=1024), "source": text(at_most=64)},
+)
+
+REPORT_LEAKED_KEYS = Rules(
+    key_service_pb2.ReportLeakedKeysRequest,
+    {
+        "leaked_keys": each(nested(LEAKED_KEY), at_least=1, at_most=BATCH_MAX),
+        "request_id": fields.request_id,
+    },
 )

@@ -42,8 +42,14 @@ def fingerprint(api_key: str) -> str:
 
 
 def hint(api_key: str, *, prefix: str) -> str:
-    """What people recognize the API key by: its prefix and last four characters."""
-    return f"{prefix}_…{api_key[-4:]}"
+    """What people recognize the API key by: its prefix, where it has one of ours, and last four characters."""
+    return f"{prefix}_…{api_key[-4:]}" if prefix else f"…{api_key[-4:]}"
+
+
+def foreign_digests(api_key: str) -> tuple[bytes, bytes]:
+    """SHA-256 and SHA-512: what other systems store of their API keys, and may have been imported."""
+    encoded = api_key.encode()
+    return hashlib.sha256(encoded).digest(), hashlib.sha512(encoded).digest()
 
 
 class Keyring:
@@ -101,6 +107,15 @@ class Keyring:
         """What may be stored of the API key: its digest under every pepper, the current one first."""
         encoded = api_key.encode()
         return tuple(mac(encoded) for mac in self._peppers.values())
+
+    def candidates(self, api_key: str) -> tuple[bytes, ...]:
+        """As ``digests``; for an API key that is not of our making those of other systems follow."""
+        digests = self.digests(api_key)
+        return digests if self.is_well_formed(api_key) else digests + foreign_digests(api_key)
+
+    def has_pepper(self, version: int) -> bool:
+        """Whether digests under this version of the pepper can be recognized."""
+        return version in self._peppers
 
     def _random(self, version: int, seed: bytes, *, length: int) -> str:
         mac = self._mints[version]

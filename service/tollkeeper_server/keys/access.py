@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from tollkeeper_server.core.caller import Caller
+from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.errors import InvalidArgument, NotFound, PermissionDenied, Violation
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.policy import grants
@@ -14,12 +14,20 @@ LIFETIME_MAX = timedelta(days=36_525)
 CALLER_PERMISSIONS = "tollkeeper:"
 """What the permissions of Tollkeeper's own callers start with."""
 
+_READERS = (CallerPermission.KEYS_READ, CallerPermission.KEYS_WRITE)
+
 
 def visible(key: Key | None, caller: Caller) -> Key:
-    """The key; raises NotFound, the same for one that does not exist and for another tenant's."""
-    if key is None or not caller.sees(key.tenant_id):
+    """The key; raises NotFound, the same for one that does not exist and for one of others."""
+    if key is None or not caller.sees(key.tenant_id) or not caller.owns(key.owner_id):
         raise no_such_key()
     return key
+
+
+def may_read(caller: Caller, key: Key) -> bool:
+    """Whether the caller may see the key's record."""
+    is_reader = bool(caller.subject) or any(grants(caller.permissions, it) for it in _READERS)
+    return is_reader and caller.sees(key.tenant_id) and caller.owns(key.owner_id)
 
 
 def no_such_key() -> NotFound:

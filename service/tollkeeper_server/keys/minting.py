@@ -2,10 +2,14 @@
 
 import secrets
 from datetime import datetime
+from typing import Any
 
 from tollkeeper_server.core.credential import SECRET_BYTES, Keyring, default_length, hint
 from tollkeeper_server.core.errors import FailedPrecondition
 from tollkeeper_server.core.key import Key
+from tollkeeper_server.keys.commands import CreateKey
+from tollkeeper_server.keys.ids import new_key_id
+from tollkeeper_server.keys.requests import Request
 from tollkeeper_server.keys.workspace import StoredSecret
 
 
@@ -44,3 +48,34 @@ class Mint:
             created_at=now,
             imported=imported,
         )
+
+
+def new_key(command: CreateKey, request: Request, *, now: datetime, length: int, hint: str) -> Key:
+    """The key that ``command`` asks for."""
+    same: dict[str, Any] = {
+        name: getattr(command, name)
+        for name in (
+            "tenant_id",
+            "owner_id",
+            "name",
+            "description",
+            "environment",
+            "prefix",
+            "permissions",
+            "resources",
+            "allowed_cidrs",
+            "limits",
+            "metadata",
+        )
+    }
+    return Key(
+        **same,
+        key_id=new_key_id(now),
+        length=length,
+        hint=hint,
+        created_at=now,
+        created_by=request.actor,
+        updated_at=now,
+        expires_at=command.expires_at if command.ttl is None else now + command.ttl,
+        api_key_created_at=now,
+    )

@@ -44,7 +44,7 @@ class Request:
         """The call of ``method`` by ``caller``; ``content`` is all that it asks for, without its request_id."""
         return cls(
             tenant_id=caller.tenant_id,
-            actor=caller.key_id,
+            actor=caller.name,
             actor_ip=caller.address,
             method=method,
             request_id=request_id,

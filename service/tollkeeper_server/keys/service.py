@@ -1,16 +1,15 @@
 """The life of a key: what callers may do to it, and what it takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import fields, replace
 from datetime import UTC, datetime
-from typing import Any
 
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.credential import PREFIX_DEFAULT, Keyring, default_length, fingerprint
 from tollkeeper_server.core.errors import Aborted
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.keys import life
-from tollkeeper_server.keys.access import check_expiry, check_gifts, visible
+from tollkeeper_server.keys.access import check_expiry, check_gifts, no_such_key, visible
 from tollkeeper_server.keys.commands import (
     CreatedKey,
     CreateKey,
@@ -23,11 +22,12 @@ from tollkeeper_server.keys.commands import (
     RotateKey,
     UpdateKey,
 )
-from tollkeeper_server.keys.ids import new_key_id
+from tollkeeper_server.keys.imports import Imports
 from tollkeeper_server.keys.journal import Journal, Operation
+from tollkeeper_server.keys.leaks import Leaks, Possession
 from tollkeeper_server.keys.listing import list_keys
-from tollkeeper_server.keys.lookup import find_by_digests, find_by_key_ids
-from tollkeeper_server.keys.minting import Mint
+from tollkeeper_server.keys.lookup import find_by_key_ids
+from tollkeeper_server.keys.minting import Mint, new_key
 from tollkeeper_server.keys.owners import Owners
 from tollkeeper_server.keys.pages import cursor, page_token
 from tollkeeper_server.keys.propagation import Confirmations
@@ -52,12 +52,16 @@ class KeyService:
         self, *, postgres: Postgres, keyring: Keyring, confirmations: Confirmations, clock: Callable[[], datetime]
     ) -> None:
         self._postgres = postgres
-        self._keyring = keyring
         self._confirmations = confirmations
         self._clock = clock
         self._mint = Mint(keyring)
         self._journal = Journal(postgres, clock=clock)
+        self._possession = Possession(postgres=postgres, keyring=keyring, clock=clock)
         self.owners = Owners(postgres=postgres, journal=self._journal, confirmations=confirmations)
+        self.imports = Imports(keyring=keyring, journal=self._journal, confirmations=confirmations)
+        self.leaks = Leaks(
+            possession=self._possession, keyring=keyring, journal=self._journal, confirmations=confirmations
+        )
 
     async def close(self) -> None:
         """Finish the mutations that were asked for, and take no more."""
@@ -66,11 +70,11 @@ class KeyService:
     async def create(self, caller: Caller, command: CreateKey) -> CreatedKey:
         """Create a key and its API key, and the tenant if a root caller names one that is new.
 
-        Raises PermissionDenied for a foreign tenant, or for a caller permission that the caller itself lacks;
+        Raises PermissionDenied for a foreign tenant or owner, or for a caller permission that the caller itself lacks;
         InvalidArgument for an expiry out of bounds; FailedPrecondition if the secret that the first answer's API key
         was minted with is gone.
         """
-        command = replace(command, tenant_id=caller.tenant(command.tenant_id))
+        command = replace(command, tenant_id=caller.tenant(command.tenant_id), owner_id=caller.owner(command.owner_id))
         check_gifts(caller, command.permissions)
         content = {field.name: getattr(command, field.name) for field in fields(command) if field.name != "request_id"}
         request = Request.by(caller, "CreateKey", request_id=command.request_id, content=content)
@@ -99,10 +103,10 @@ class KeyService:
     async def list(self, caller: Caller, query: ListKeys) -> KeyPage:
         """One page of a tenant's keys, newest first, or by expiry where that is asked for.
 
-        Keys created meanwhile never shift the pages that follow. Raises PermissionDenied for a foreign tenant,
-        InvalidArgument for a page token that is not of these filters.
+        Keys created meanwhile never shift the pages that follow. Raises PermissionDenied for a foreign tenant
+        or owner, InvalidArgument for a page token that is not of these filters.
         """
-        tenant_id = caller.tenant(query.tenant_id)
+        tenant_id, query = caller.tenant(query.tenant_id), replace(query, owner_id=caller.owner(query.owner_id))
         after = cursor(query, tenant_id=tenant_id)
         async with self._postgres.connection() as connection:
             found = await list_keys(connection, query, tenant_id=tenant_id, after=after, now=self._clock())
@@ -208,18 +212,23 @@ class KeyService:
     async def revoke(self, caller: Caller, command: RevokeKey) -> Mutation:
         """End a key for good. Revoking a revoked key changes nothing and gives what the first revocation left.
 
-        Raises NotFound if there is no such key or API key, or none that the caller sees.
+        Who names a key by its API key may end it, whoever's it is. Raises NotFound if there is no such key or API key,
+        or no such key that the caller sees.
         """
-        key_id = command.key_id or await self._possessed(caller, command.api_key)
+        key_id = command.key_id or await self._possessed(command.api_key)
         content = {"key_id": key_id, "reason": command.reason, "comment": command.comment}
         request = Request.by(caller, "RevokeKey", request_id=command.request_id, content=content)
-        return await self._changed(
-            caller,
-            key_id,
-            request,
-            lambda key, now: life.revoked(key, reason=command.reason, now=now),
-            note={"revoke_comment": command.comment},
-        )
+
+        def apply(workspace: Workspace) -> Answer:
+            key = workspace.key(key_id)
+            key = visible(key, caller) if command.key_id or key is None else key
+            changed = life.revoked(key, reason=command.reason, now=workspace.now())
+            if changed is not key:
+                changed = workspace.put_key(changed, request, note={"revoke_comment": command.comment})
+            return Answer(revision=changed.revision, items=(changed,))
+
+        needs = Needs(key_ids=frozenset({key_id}))
+        return await self._confirmed(Operation(request=request, needs=needs, apply=apply))
 
     async def _changed(
         self,
@@ -227,8 +236,6 @@ class KeyService:
         key_id: str,
         request: Request,
         change: Callable[[Key, datetime], Key],
-        *,
-        note: Mapping[str, str] | None = None,
     ) -> Mutation:
         """Change one key that the caller sees, unless it is so already; and wait until no cache answers against it."""
 
@@ -236,7 +243,7 @@ class KeyService:
             key = visible(workspace.key(key_id), caller)
             changed = change(key, workspace.now())
             if changed is not key:
-                changed = workspace.put_key(changed, request, note=note)
+                changed = workspace.put_key(changed, request)
             return Answer(revision=changed.revision, items=(changed,))
 
         needs = Needs(key_ids=frozenset({key_id}))
@@ -247,12 +254,11 @@ class KeyService:
         propagation, effective_at = await self._confirmations.wait(answer.revision)
         return Mutation(key=answer.key, revision=answer.revision, propagation=propagation, effective_at=effective_at)
 
-    async def _possessed(self, caller: Caller, api_key: str) -> str:
-        async with self._postgres.connection() as connection:
-            records, _ = await find_by_digests(connection, self._keyring.digests(api_key))
-        now = self._clock()
-        proven = [record.key for record in records.values() if record.expires_at is None or now < record.expires_at]
-        return visible(proven[0] if proven else None, caller).key_id
+    async def _possessed(self, api_key: str) -> str:
+        (key,) = await self._possession.proven([api_key])
+        if key is None:
+            raise no_such_key()
+        return key.key_id
 
     def _shown_api_key(self, answer: Answer) -> str:
         assert answer.seed is not None, "the answer carries an API key"
@@ -261,37 +267,6 @@ class KeyService:
     @staticmethod
     def _naming(caller: Caller, method: str, command: NameKey) -> Request:
         return Request.by(caller, method, request_id=command.request_id, content={"key_id": command.key_id})
-
-
-def new_key(command: CreateKey, request: Request, *, now: datetime, length: int, hint: str) -> Key:
-    """The key that ``command`` asks for."""
-    same: dict[str, Any] = {
-        name: getattr(command, name)
-        for name in (
-            "tenant_id",
-            "owner_id",
-            "name",
-            "description",
-            "environment",
-            "prefix",
-            "permissions",
-            "resources",
-            "allowed_cidrs",
-            "limits",
-            "metadata",
-        )
-    }
-    return Key(
-        **same,
-        key_id=new_key_id(now),
-        length=length,
-        hint=hint,
-        created_at=now,
-        created_by=request.actor,
-        updated_at=now,
-        expires_at=command.expires_at if command.ttl is None else now + command.ttl,
-        api_key_created_at=now,
-    )
 
 
 def _whole(key_id: str) -> Needs:

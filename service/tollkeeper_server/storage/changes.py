@@ -8,6 +8,7 @@ CHANNEL = "tollkeeper_changes"
 
 _READ = "SELECT revision, key_id, owner, kind FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
 _REVISION = "SELECT coalesce(max(revision), 0) FROM changes"
+_HAS_IMPORTS = "SELECT EXISTS (SELECT FROM secrets WHERE imported)"
 _ADD_SECRETS = frozenset({"CreateKey", "ImportKeys", "RotateKey"})
 
 
@@ -20,6 +21,8 @@ class Change:
     """The key that changed; or the owner whose keys all did, see ``owner_subject``."""
     adds_secret: bool
     """Whether an API key that nobody knew is known from now on."""
+    imports: bool
+    """Whether that API key may have any shape."""
 
 
 async def read_changes(
@@ -27,7 +30,15 @@ async def read_changes(
 ) -> list[Change]:
     """Up to ``limit`` changes after revision ``after``, oldest first; without gaps, since revisions have none."""
     rows = await connection.fetch(_READ, after, limit, timeout=timeout)
-    return [Change(row["revision"], row["owner"] or row["key_id"], row["kind"] in _ADD_SECRETS) for row in rows]
+    return [
+        Change(
+            row["revision"],
+            row["owner"] or row["key_id"],
+            adds_secret=row["kind"] in _ADD_SECRETS,
+            imports=row["kind"] == "ImportKeys",
+        )
+        for row in rows
+    ]
 
 
 def owner_subject(tenant_id: str, owner_id: str) -> str:
@@ -39,3 +50,9 @@ async def read_revision(connection: "asyncpg.Connection[asyncpg.Record]", *, tim
     """The revision of the last change."""
     revision: int = await connection.fetchval(_REVISION, timeout=timeout)
     return revision
+
+
+async def has_imports(connection: "asyncpg.Connection[asyncpg.Record]", *, timeout: float) -> bool:
+    """Whether any key was imported."""
+    found: bool = await connection.fetchval(_HAS_IMPORTS, timeout=timeout)
+    return found

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tollkeeper_server.core.cache import Absence, RecordCache
-from tollkeeper_server.core.credential import Keyring
+from tollkeeper_server.core.credential import Keyring, foreign_digests
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_owner, find_with_owners
+from tollkeeper_server.keys.upgrades import Upgrades
+from tollkeeper_server.keys.workspace import Algorithm
 from tollkeeper_server.storage.batcher import Batcher
 from tollkeeper_server.storage.boottime import boottime
 from tollkeeper_server.storage.changes import owner_subject
@@ -46,12 +48,15 @@ class KeyDirectory:
         keyring: Keyring,
         cache: RecordCache[SecretRecord],
         replica: Replica,
+        upgrades: Upgrades,
         clock: Callable[[], float] = boottime,
     ) -> None:
         self._postgres = postgres
         self._keyring = keyring
         self._cache = cache
         self._replica = replica
+        self._upgrades = upgrades
+        self._own_digests = len(keyring.digests(""))
         self._clock = clock
         self._by_digests = Batcher(self._read_digests, batch_max=_BATCH_MAX, flushes_max=2)
         self._by_key_id = Batcher(self._read_key_ids, batch_max=_BATCH_MAX)
@@ -59,15 +64,19 @@ class KeyDirectory:
     async def find(self, api_key: str, *, min_revision: int = 0) -> Found | None:
         """What is behind ``api_key``, reflecting ``min_revision`` if that exists.
 
-        None if it is none of ours by its shape or tag, which no store is asked for. What memory knows needs no tag.
+        None if it is none of ours by its shape or tag, which no store is asked for as long as no key was imported. What
+        memory knows needs no tag.
         """
         digests = self._keyring.digests(api_key)
-        if self._replica.may_answer() and self._replica.revision >= min_revision:
-            remembered = self._remembered(digests)
-            if remembered is not None:
-                return remembered
+        from_memory = self._replica.may_answer() and self._replica.revision >= min_revision
+        if from_memory and (known := self._remembered(digests)) is not None and known.record is not None:
+            return known
         if not self._keyring.is_well_formed(api_key):
-            return None
+            if from_memory and not self._replica.knows_imports:
+                return None
+            digests += foreign_digests(api_key)
+        if from_memory and (remembered := self._remembered(digests)) is not None:
+            return remembered
         return await self._by_digests.submit(digests)
 
     async def find_by_key_id(self, key_id: str) -> tuple[Key | None, Owner | None]:
@@ -89,6 +98,8 @@ class KeyDirectory:
         for digest in digests:
             value = self._cache.get(digest, now=now)
             if isinstance(value, SecretRecord):
+                if value.algorithm is not Algorithm.PEPPERED and unknown < self._own_digests:
+                    return None  # a digest of ours, which would win, may be stored by now
                 return Found(value, self._replica.revision)
             unknown += value is Absence.UNKNOWN
         return Found(None, self._replica.revision) if unknown == len(digests) else None
@@ -100,10 +111,14 @@ class KeyDirectory:
             again, revision = await self._read(lost)
             records = {digest: record for digest, record in records.items() if digest not in lost} | again
             self._remember(lost, again, revision)
-        return [
-            Found(next((records[digest] for digest in digests if digest in records), None), revision)
-            for digests in asked
-        ]
+        return [Found(self._first(digests, records), revision) for digests in asked]
+
+    def _first(self, digests: tuple[bytes, ...], records: Mapping[bytes, SecretRecord]) -> SecretRecord | None:
+        """The record of the first digest that is known; one of another system is soon replaced by ours."""
+        record = next((records[digest] for digest in digests if digest in records), None)
+        if record is not None and record.algorithm is not Algorithm.PEPPERED:
+            self._upgrades.note(old=record.digest, new=digests[0])
+        return record
 
     async def _read(self, digests: Sequence[bytes]) -> tuple[dict[bytes, SecretRecord], int]:
         async with self._postgres.connection(timeout_seconds=_READ_TIMEOUT_SECONDS) as connection:

@@ -18,7 +18,7 @@ from tollkeeper_server.core.lease import Lease
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.boottime import boottime
-from tollkeeper_server.storage.changes import CHANNEL, read_changes, read_revision
+from tollkeeper_server.storage.changes import CHANNEL, has_imports, read_changes, read_revision
 from tollkeeper_server.storage.postgres import connect
 
 LEASE_SECONDS = 2.0
@@ -42,7 +42,8 @@ _log = structlog.get_logger()
 class Replica:
     """Keeps ``cache`` honest: applies every change, and says by ``may_answer`` whether memory can be trusted.
 
-    ``revision`` is the last change applied; answers from memory reflect it.
+    ``revision`` is the last change applied; answers from memory reflect it. ``knows_imports`` says whether any key was
+    imported up to there, so that API keys of any shape have to be looked for.
     """
 
     def __init__(self, url: str, *, cache: RecordCache[SecretRecord], clock: Callable[[], float] = boottime) -> None:
@@ -54,6 +55,7 @@ class Replica:
         self._wake = asyncio.Event()
         self._acknowledged = -1
         self.revision = -1
+        self.knows_imports = True
 
     def may_answer(self) -> bool:
         """Whether an answer from memory is permitted now; ask after the question has arrived."""
@@ -90,7 +92,7 @@ class Replica:
     async def _renew(self, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         sent_at = self._clock()
         if self.revision < 0:
-            await self._start_at(await read_revision(connection, timeout=TIMEOUT_SECONDS))
+            await self._start_at(await read_revision(connection, timeout=TIMEOUT_SECONDS), connection)
         await connection.execute(_RENEW, self._id, LEASE_SECONDS, self.revision, timeout=TIMEOUT_SECONDS)
         await self._catch_up(connection)
         self._lease.renew(sent_at=sent_at, seconds=LEASE_SECONDS)
@@ -111,9 +113,10 @@ class Replica:
             connection, after=self.revision, limit=CHANGES_MAX, timeout=TIMEOUT_SECONDS
         ):
             if changes[0].revision != self.revision + 1:  # older ones were cleaned up while this process was away
-                await self._start_at(changes[0].revision - 1)
+                await self._start_at(changes[0].revision - 1, connection)
             for change in changes:
                 self._cache.change(change.subject, revision=change.revision)
+                self.knows_imports |= change.imports
                 if change.adds_secret:
                     self._cache.secret_added(revision=change.revision)
             self.revision = changes[-1].revision
@@ -121,6 +124,7 @@ class Replica:
             await connection.execute(_ACKNOWLEDGE, self._id, self.revision, timeout=TIMEOUT_SECONDS)
             self._acknowledged = self.revision
 
-    async def _start_at(self, revision: int) -> None:
+    async def _start_at(self, revision: int, connection: "asyncpg.Connection[asyncpg.Record]") -> None:
+        self.knows_imports = await has_imports(connection, timeout=TIMEOUT_SECONDS)
         self._cache.clear(revision=revision)
         self.revision = revision
