@@ -4,13 +4,12 @@ from collections.abc import AsyncIterator
 
 import grpc
 import pytest
-from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.integration.api_support import METHODS, Api, api_on
 from tests.tools.refusals import details_of, refused
-from tests.tools.requests import ALLOWED, FORBIDDEN, QUOTA, RATE, Limit, create, verify, with_limit
+from tests.tools.requests import ALLOWED, FORBIDDEN, RATE, SPEND, Limit, create
 from tollkeeper.v1 import audit_service_pb2, key_service_pb2, usage_service_pb2, verification_service_pb2
 
 METHOD_OF = {method.input_type.full_name: name for name, method in METHODS.items()}
@@ -20,10 +19,6 @@ def needs_more_than_its_shape(request: Message) -> grpc.StatusCode:
     """What comes of a well-formed request: most are done, some name what is not there or what no clock reaches."""
     fields = {field.name for field, _ in request.ListFields()}
     match request:
-        case key_service_pb2.CreateKeyRequest(limits=limits) if any(limit.kind != RATE for limit in limits):
-            return grpc.StatusCode.UNIMPLEMENTED
-        case verification_service_pb2.CheckQuotaRequest() if "owner_id" in fields:
-            return grpc.StatusCode.UNIMPLEMENTED
         case key_service_pb2.CreateKeyRequest() if "expires_at" in fields:
             return grpc.StatusCode.INVALID_ARGUMENT
         case (
@@ -36,6 +31,7 @@ def needs_more_than_its_shape(request: Message) -> grpc.StatusCode:
             key_service_pb2.GetKeyRequest()
             | key_service_pb2.RevokeKeyRequest()
             | verification_service_pb2.CheckQuotaRequest()
+            | verification_service_pb2.SettleRequest()
         ):
             return grpc.StatusCode.NOT_FOUND
         case usage_service_pb2.GetUsageRequest() | usage_service_pb2.ListFindingsRequest() if "key_id" in fields:
@@ -81,7 +77,8 @@ async def test_a_key_is_stored_and_told_exactly_as_it_was_asked_for(api: Api) ->
         for name in ("permissions", "resources", "allowed_cidrs"):
             assert list(getattr(got.key, name)) == list(getattr(request, name))
         for told, asked in zip(got.key.limits, request.limits, strict=True):
-            asked.unit = asked.unit or "requests"
+            asked.unit = asked.unit or ("spend" if asked.kind == SPEND else "requests")
+            asked.time_zone = asked.time_zone or ("UTC" if asked.calendar else "")
             assert told == asked
         assert got.key.tenant_id == (request.tenant_id or "tollkeeper")
         assert created.api_key.startswith((request.prefix or "tk") + "_")
@@ -105,18 +102,6 @@ async def test_a_key_that_ends_in_the_past_or_in_too_far_a_future_is_refused(api
         with refused(grpc.StatusCode.INVALID_ARGUMENT) as details:
             await api.call("CreateKey", create(expires_at=Timestamp(seconds=seconds)), metadata=api.root)
         assert details.fields == ["expires_at"]
-
-
-async def test_hard_limits_are_refused_until_they_can_be_held(api: Api) -> None:
-    with refused(grpc.StatusCode.UNIMPLEMENTED) as details:
-        await api.call("CreateKey", with_limit(kind=QUOTA, window=Duration(seconds=60)), metadata=api.root)
-    assert details.reason == "NOT_YET_AVAILABLE"
-
-
-async def test_a_reservation_is_refused_until_it_can_be_settled(api: Api) -> None:
-    with refused(grpc.StatusCode.UNIMPLEMENTED) as details:
-        await api.call("Verify", verify(reserve=True), metadata=api.root)
-    assert details.metadata == {"feature": "reserve"}
 
 
 async def test_one_bad_question_of_a_batch_is_answered_to_it_alone(api: Api) -> None:
@@ -143,5 +128,5 @@ async def test_one_bad_question_of_a_batch_is_answered_to_it_alone(api: Api) -> 
     assert details_of(charged.error).fields == ["requests[1].resource", 'requests[1].charges["tokens"]']
     assert details_of(charged.error).request_id == "r-1"
     assert details_of(foreign.error).reason == "FOREIGN_TENANT"
-    assert details_of(reserved.error).reason == "NOT_YET_AVAILABLE"
+    assert reserved.response.reservation_id.startswith("res_")
     assert details_of(long.error).fields == ["requests[4].api_key"]

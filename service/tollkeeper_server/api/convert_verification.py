@@ -10,6 +10,7 @@ from tollkeeper_server.api.fields import ip_from
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
 from tollkeeper_server.core.key import Secret
 from tollkeeper_server.core.policy import Use
+from tollkeeper_server.quota.reservations import Settlement
 from tollkeeper_server.verify.verifier import QuotaReport, Verification
 
 DECISION_CODES = enum_map(DecisionCode, verification_service_pb2.DecisionCode, prefix="DECISION_CODE_")
@@ -42,6 +43,8 @@ def verification_from(
         ),
         charges=charges_from(request.charges),
         consume=not request.dry_run,
+        reserve=request.reserve,
+        once_id=request.request_id,
         min_revision=request.min_revision,
         request_id=request_id,
     )
@@ -75,6 +78,13 @@ def check_quota_response(report: QuotaReport) -> verification_service_pb2.CheckQ
         limits=map(limit_state_message, report.limits),
         retry_after=None if report.retry_after is None else duration_from(report.retry_after),
         degradations=_degradation_messages(report.degradations),
+    )
+
+
+def settle_response(settlement: Settlement) -> verification_service_pb2.SettleResponse:
+    """The limits after a reservation was settled."""
+    return verification_service_pb2.SettleResponse(
+        limits=map(limit_state_message, settlement.limits), already_settled=settlement.already_settled
     )
 
 

@@ -7,6 +7,7 @@ from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_verification import (
     charges_from,
     check_quota_response,
+    settle_response,
     verification_from,
     verify_response,
 )
@@ -14,7 +15,7 @@ from tollkeeper_server.api.errors import status_of
 from tollkeeper_server.api.handler import Call, rpc
 from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
-from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, VERIFY
+from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE, VERIFY
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
@@ -91,7 +92,16 @@ class VerificationServicer:
         )
         return check_quota_response(report)
 
-    Settle = not_yet.unary_rpc(CallerPermission.VERIFY)
+    @rpc(CallerPermission.VERIFY)
+    async def Settle(self, request: pb.SettleRequest, call: Call) -> pb.SettleResponse:
+        """What a reservation really cost."""
+        SETTLE.check(request)
+        settlement = await self._verifier.settle(
+            request.reservation_id,
+            tenant_id=_visible_tenant(call.caller, named=""),
+            charges=dict(request.charges),
+        )
+        return settle_response(settlement)
 
     def _answer(self, decision: Decision) -> pb.VerifyResponse:
         self._metrics.decided(decision.code)
@@ -110,7 +120,6 @@ def _id_of(request: pb.VerifyRequest) -> str:
 
 def _question(request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str = "") -> Verification:
     VERIFY.check(request, at=at)
-    not_yet.refuse_reservation(request)
     tenant_id = _visible_tenant(caller, named=request.tenant_id)
     return verification_from(request, tenant_id=tenant_id, request_id=request_id)
 
