@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar
@@ -10,10 +11,15 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, Field, Secret, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from tollkeeper_server.core.caller import Issuer
 from tollkeeper_server.core.credential import SECRET_BYTES, Keyring
+from tollkeeper_server.core.key import ROOT_TENANT
 from tollkeeper_server.startup import StartupError
 
 PREFIX = "TOLLKEEPER_"
+
+SIGNATURES = frozenset({"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"})
+"""Algorithms by which tokens may be signed: those with a public key, that nobody can sign with who verifies."""
 
 _FORMS = {
     "POSTGRES_URL": "postgresql://user:password@host:port/database",
@@ -90,6 +96,27 @@ def _versions(value: object) -> object:
     return secrets
 
 
+def _key_set(value: object) -> object:
+    if isinstance(value, str) and not value.startswith(("http://", "https://")) and not Path(value).is_file():
+        raise ValueError("must be a file that is there, or an http:// or https:// URL")
+    return value
+
+
+def _users_tenant(value: object) -> object:
+    if isinstance(value, str) and (value == ROOT_TENANT or not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,63}", value)):
+        raise ValueError(f'must be a tenant, but not "{ROOT_TENANT}", whose callers may do everything everywhere')
+    return value
+
+
+def _algorithms(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    algorithms = tuple(name.strip() for name in value.split(","))
+    if not set(algorithms) <= SIGNATURES:
+        raise ValueError(f"must be some of {', '.join(sorted(SIGNATURES))}, separated by commas")
+    return algorithms
+
+
 VersionedSecrets = Annotated[Secret[dict[int, bytes]], NoDecode, BeforeValidator(_versions)]
 ListenAddress = Annotated[Address, NoDecode, BeforeValidator(_address)]
 
@@ -126,6 +153,19 @@ class Settings(BaseSettings):
     """Where gateways tell the address of an end client: ``peer``, who is connected to the gateway;
     ``x-envoy-external-address``, for an Envoy at the edge that counts trusted proxies itself; or ``x-forwarded-for:N``,
     the N-th address from the right."""
+    sign_in_issuer: str | None = None
+    """Whose tokens (JWTs) signed-in users show, as in their ``iss``. With the next three users may manage keys that
+    they own, if they have the role ``self``; unless all four are set, nobody signs in."""
+    sign_in_audience: str | None = None
+    """What is in the ``aud`` of tokens that are meant for this server."""
+    sign_in_jwks: Annotated[str | None, BeforeValidator(_key_set)] = None
+    """Public keys of the issuer, a JSON Web Key Set: a file, or an http:// or https:// URL."""
+    sign_in_tenant: Annotated[str | None, BeforeValidator(_users_tenant)] = None
+    """The tenant of the users' keys."""
+    sign_in_algorithms: Annotated[tuple[str, ...], NoDecode, BeforeValidator(_algorithms)] = ("RS256", "ES256", "EdDSA")
+    """How tokens may be signed, separated by commas."""
+    sign_in_roles_claim: str = "roles"
+    """Where tokens have the roles of their user: a list, or words in one text."""
     metrics_listen: ListenAddress = Address("127.0.0.1", 9464)
     """Where Prometheus metrics are served, at /metrics. If the default is taken, a free port is."""
     log_format: Literal["auto", "json", "pretty"] = "auto"
@@ -164,6 +204,24 @@ class Settings(BaseSettings):
     def given_stores(self) -> StoreUrls:
         """The URLs of both stores. Raises StartupError if one is not set."""
         return StoreUrls(postgres=self.given_postgres_url(), redis=_given(self.redis_url, "REDIS_URL"))
+
+    def sign_in_from(self) -> Issuer | None:
+        """Where signed-in users come from; None if none do. Raises StartupError if only a part of it is set."""
+        needed = ("sign_in_issuer", "sign_in_audience", "sign_in_jwks", "sign_in_tenant")
+        missing = [name for name in needed if getattr(self, name) is None]
+        if len(missing) == len(needed):
+            return None
+        if missing:
+            raise StartupError(
+                f"{', '.join(PREFIX + name.upper() for name in missing)} must be set for users to sign in"
+            )
+        return Issuer(
+            issuer=self.sign_in_issuer or "",
+            audience=self.sign_in_audience or "",
+            algorithms=self.sign_in_algorithms,
+            tenant_id=self.sign_in_tenant or "",
+            roles_claim=self.sign_in_roles_claim,
+        )
 
     def given_profiles(self) -> Path:
         """The directory of profiles. Raises StartupError if it is not set."""

@@ -1,6 +1,6 @@
 """The API as a whole in this process: real parts on real stores, a gRPC server on a free port, a client in front."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from typing import Any, Self
@@ -87,9 +87,11 @@ class Api:
 
 
 @asynccontextmanager
-async def api_on(postgres_url: str, redis_url: str, **gate: Any) -> AsyncIterator[Api]:
-    """Serve the API on these stores."""
-    settings = Settings(peppers={1: SECRET}, tag_keys={1: SECRET})  # type: ignore[arg-type]
+async def api_on(
+    postgres_url: str, redis_url: str, *, more: Mapping[str, Any] | None = None, **gate: Any
+) -> AsyncIterator[Api]:
+    """Serve the API on these stores, with ``more`` settings."""
+    settings = Settings(peppers={1: SECRET}, tag_keys={1: SECRET}, **(more or {}))  # type: ignore[arg-type]
     registry, log = CollectorRegistry(), AccessLog()
     async with application(settings, StoreUrls(postgres=postgres_url, redis=redis_url)) as parts:
         server = grpc.aio.server(options=SERVER_OPTIONS)

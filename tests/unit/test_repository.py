@@ -38,6 +38,7 @@ AT_HOME = {
     ("redis",): {"storage", "quota", "embedded"},
     ("pydantic", "pydantic_settings"): {"settings"},
     ("typer",): {"cli"},
+    ("jwt",): {"verify"},
     ("prometheus_client",): {"api", "app", "storage", "keys", "verify", "quota", "usage"},
 }
 """Which parts may know a library at all, so that its types stay there."""

@@ -32,6 +32,7 @@ HandlerT = TypeVar("HandlerT", bound=Handler)
 T = TypeVar("T")
 
 _PERMISSION = "caller_permission"
+_OPEN_TO_USERS = "open_to_users"
 
 
 class Authenticator(Protocol):
@@ -68,7 +69,7 @@ class Call:
         """What is known of it by now, and only that."""
         fields = {"request_id": self.request_id}
         if self._caller is not None:
-            fields |= {"caller": self._caller.key_id, "tenant": self._caller.tenant_id}
+            fields |= {"caller": self._caller.name, "tenant": self._caller.tenant_id}
         if self.decision is not None:
             fields["decision"] = str(self.decision)
         if self.reason:
@@ -76,8 +77,10 @@ class Call:
         return fields
 
 
-def rpc(permission: CallerPermission | None) -> Callable[[HandlerT], HandlerT]:
+def rpc(permission: CallerPermission | None, *, open_to_users: bool = False) -> Callable[[HandlerT], HandlerT]:
     """Marks what answers an RPC, and names the permission that its callers need; None lets every known caller in.
+
+    ``open_to_users`` lets signed-in users in as well: what answers knows that only what is theirs is there for them.
 
     A unary RPC is answered by ``async def Name(self, request, call)``, a streaming one by an async generator that takes
     an iterator of requests instead. Either answers messages of the RPC's type, or raises a TollkeeperError.
@@ -85,6 +88,7 @@ def rpc(permission: CallerPermission | None) -> Callable[[HandlerT], HandlerT]:
 
     def mark(handler: HandlerT) -> HandlerT:
         setattr(handler, _PERMISSION, permission)
+        setattr(handler, _OPEN_TO_USERS, open_to_users)
         return handler
 
     return mark
@@ -121,6 +125,7 @@ class _Route:
         self._message_names_calls = "request_id" in method.input_type.fields_by_name
         self._metrics = gate.metrics.of(method.name)
         self._permission: CallerPermission | None = getattr(answer, _PERMISSION)
+        self._open_to_users: bool = getattr(answer, _OPEN_TO_USERS)
         self._answer = answer
 
     async def unary(self, request: Any, context: Context) -> Message:
@@ -158,7 +163,7 @@ class _Route:
         token = bearer_token(received)
         call.caller = await self._gate.authenticator.authenticate(token, address=peer_address(context.peer()))
         if self._permission is not None:
-            call.caller.require(self._permission)
+            call.caller.require(self._permission, open_to_users=self._open_to_users)
 
     async def _bounded(self, work: Coroutine[Any, Any, T]) -> T:
         bound = asyncio.timeout(self._gate.call_seconds_max)

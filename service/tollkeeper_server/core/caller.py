@@ -19,12 +19,29 @@ class CallerPermission(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """Where signed-in users come from: whose tokens are trusted, if they are meant for this server."""
+
+    issuer: str
+    audience: str
+    algorithms: tuple[str, ...]
+    """Of signatures: public-key ones alone."""
+    tenant_id: str
+    """Where the users' keys live."""
+    roles_claim: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Caller:
-    """Who calls: a service, an operator or Envoy, by the key that it showed."""
+    """Who calls: a service, an operator or Envoy, by the key that it showed; or a signed-in user."""
 
     key_id: str
+    """Empty for a signed-in user."""
     tenant_id: str
     permissions: tuple[str, ...]
+    """A signed-in user has none: it may call what is open to users, and only its own keys are there for it."""
+    subject: str = ""
+    """The signed-in user, and the owner of its keys; empty for a caller that showed a key."""
     address: str = ""
     """Network address that the call came from."""
 
@@ -33,11 +50,16 @@ class Caller:
         """Root callers may act in every tenant."""
         return self.tenant_id == ROOT_TENANT
 
-    def require(self, permission: CallerPermission) -> None:
-        """Raise PermissionDenied unless the caller has ``permission``."""
-        if not grants(self.permissions, permission):
+    @property
+    def name(self) -> str:
+        """Who it is, for the audit log."""
+        return self.subject or self.key_id
+
+    def require(self, permission: CallerPermission, *, open_to_users: bool = False) -> None:
+        """Raise PermissionDenied unless the caller has ``permission``, or is a signed-in user and those are let in."""
+        if not (self.subject and open_to_users) and not grants(self.permissions, permission):
             raise PermissionDenied(
-                f"the caller's key lacks the permission {permission}",
+                f"the caller lacks the permission {permission}",
                 reason="CALLER_PERMISSION_MISSING",
                 metadata={"permission": permission},
             )
@@ -56,6 +78,25 @@ class Caller:
                 metadata={"tenant_id": named},
             )
         return named
+
+    def owner(self, named: str) -> str:
+        """The owner to act for: ``named``, which is whoever it likes unless the caller is a signed-in user.
+
+        Raises PermissionDenied if a signed-in user names another than itself.
+        """
+        if not self.subject:
+            return named
+        if named not in ("", self.subject):
+            raise PermissionDenied(
+                "signed-in users may only act for themselves",
+                reason="FOREIGN_OWNER",
+                metadata={"owner_id": named},
+            )
+        return self.subject
+
+    def owns(self, owner_id: str) -> bool:
+        """Whether keys of ``owner_id`` exist for this caller, as far as owners go."""
+        return self.subject in ("", owner_id)
 
     def sees(self, tenant_id: str) -> bool:
         """Whether records of ``tenant_id`` exist for this caller."""

@@ -1,4 +1,4 @@
-"""Callers prove who they are with keys of their own, through the same Verifier as everyone else."""
+"""Callers prove who they are with keys of their own, through the same Verifier as everyone else; or have signed in."""
 
 from functools import lru_cache
 from ipaddress import ip_address
@@ -7,21 +7,26 @@ from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.decision import MESSAGES
 from tollkeeper_server.core.errors import Unauthenticated
 from tollkeeper_server.core.policy import Use
+from tollkeeper_server.verify.sign_in import SignIn, is_sign_in_token
 from tollkeeper_server.verify.verifier import Verification, Verifier
 
 
 class CallerAuthenticator:
-    """Tells who calls from the API key that the call carries."""
+    """Tells who calls from the API key that the call carries, or from the token of a signed-in user."""
 
-    def __init__(self, verifier: Verifier) -> None:
+    def __init__(self, verifier: Verifier, *, sign_in: SignIn | None = None) -> None:
         self._verifier = verifier
+        self._sign_in = sign_in
 
     async def authenticate(self, token: str, *, address: str) -> Caller:
         """The caller that ``token`` proves, calling from network address ``address`` ("" if it has none).
 
-        A caller's key obeys its own state, expiry and networks. Raises Unauthenticated if it is denied, Unavailable
-        if that cannot be decided.
+        A caller's key obeys its own state, expiry and networks. Where users may sign in, a token of that shape never
+        passes for an API key. Raises Unauthenticated if it is denied, PermissionDenied for a user without the role
+        that it takes, Unavailable if that cannot be decided.
         """
+        if self._sign_in is not None and is_sign_in_token(token):
+            return await self._sign_in.authenticate(token, address=address)
         decision = await self._verifier.verify(
             Verification(
                 api_key=token,
