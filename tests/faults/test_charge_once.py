@@ -6,6 +6,7 @@ many distinct charges to make.
 
 import asyncio
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,12 +31,16 @@ async def ask_all(servers: Fleet, index: int, charges: int) -> None:
             is_done = await worker.charge("key_1", amount=AMPLE, charges=count, callers=8, first=first)
 
 
+def have_moved_on(servers: Fleet, due: int, asking: list[asyncio.Task[None]]) -> bool:
+    return servers.allowed() >= due or all(task.done() for task in asking)
+
+
 async def play(servers: Fleet, *, charges: int, kills: int) -> None:
     """Have every server asked for every charge, and kill one again and again."""
     asking = [asyncio.create_task(ask_all(servers, index, charges)) for index in range(3)]
     for kill in range(kills):
         due = servers.allowed() + charges * 3 // (kills + 1)
-        await until(lambda due=due: servers.allowed() >= due or all(task.done() for task in asking), "charges go on")
+        await until(partial(have_moved_on, servers, due, asking), "charges go on")
         await servers.replace(kill % 3)
     await asyncio.gather(*asking)
 

@@ -6,6 +6,7 @@ Each test prints its figures, and runs again with a protection switched off, whi
 import asyncio
 import shutil
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,10 @@ async def work(servers: Fleet, index: int) -> None:
         await servers.workers[index].charge("key_1", amount=AMOUNT, charges=50, callers=8)
 
 
+def has_allowed(servers: Fleet, due: int) -> bool:
+    return servers.allowed() >= due
+
+
 async def play(loss: Loss, postgres_url: str, directory: Path, *, fault: str = "", times: int) -> int:
     """Charge while ``loss`` strikes again and again, and then until nothing more is admitted; gives what was."""
     options = DURABLE if loss is kill_redis else ()
@@ -69,7 +74,7 @@ async def play(loss: Loss, postgres_url: str, directory: Path, *, fault: str = "
     ):
         charging = [asyncio.create_task(work(servers, index)) for index in range(3)]
         for strike in range(times):
-            await until(lambda due=AMOUNT * (strike + 1) // (times + 2): servers.allowed() >= due, "charges go on")
+            await until(partial(has_allowed, servers, AMOUNT * (strike + 1) // (times + 2)), "charges go on")
             await loss(valkey, servers, directory)
         seen = -1
         while seen < servers.allowed() <= AMOUNT:

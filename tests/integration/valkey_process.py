@@ -83,6 +83,40 @@ async def valkey_cluster(directory: Path) -> AsyncIterator[str]:
         yield f"redis://127.0.0.1:{port}"
 
 
+@contextlib.asynccontextmanager
+async def valkey_nodes(directory: Path, *, count: int) -> AsyncIterator[list[ValkeyProcess]]:
+    """Run a cluster of ``count`` nodes that share the slots, without replicas; ``url`` of each is on the network."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes = []
+        for number in range(count):
+            place = directory / f"node-{number}"
+            place.mkdir()
+            port, bus = _free_port(), _free_port()
+            options = ["--bind", "127.0.0.1", "--port", port, "--cluster-port", bus, "--cluster-enabled", "yes"]
+            options += ["--cluster-require-full-coverage", "no", "--cluster-node-timeout", "1000"]
+            node = await stack.enter_async_context(valkey_process(place, options))
+            await _run(node, "CLUSTER", "ADDSLOTSRANGE", number * 16_384 // count, (number + 1) * 16_384 // count - 1)
+            nodes.append((node, port, bus))
+        for _, port, bus in nodes[1:]:
+            await _run(nodes[0][0], "CLUSTER", "MEET", "127.0.0.1", port, bus)
+        async with asyncio.timeout(START_SECONDS):
+            for node, _, _ in nodes:
+                while (  # noqa: ASYNC110
+                    f"cluster_known_nodes:{count}".encode() not in (facts := await _run(node, "CLUSTER", "INFO"))
+                    or b"cluster_slots_ok:16384" not in facts
+                ):
+                    await asyncio.sleep(0.02)
+        for node, port, _ in nodes:
+            node.url = f"redis://127.0.0.1:{port}"
+        yield [node for node, _, _ in nodes]
+
+
+async def _run(node: ValkeyProcess, *command: str | int) -> bytes:
+    async with redis.asyncio.from_url(node.url) as client:
+        run: Callable[..., Awaitable[bytes]] = client.execute_command
+        return await run(*command)
+
+
 def _free_port() -> str:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
