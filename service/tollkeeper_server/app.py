@@ -2,14 +2,13 @@
 
 import asyncio
 import contextlib
-import socket
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import grpc
 import structlog
-from prometheus_client import REGISTRY, start_http_server
+from prometheus_client import REGISTRY
 
 from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.health import HealthServicer
@@ -28,6 +27,7 @@ from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.keys.upgrades import Upgrades
+from tollkeeper_server.ports import check_port, metrics_endpoint
 from tollkeeper_server.quota.charging import charging
 from tollkeeper_server.settings import PREFIX, Address, Settings, StoreUrls
 from tollkeeper_server.startup import StartupError
@@ -190,7 +190,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
     under way may finish. ``hurry`` ends it at once. Raises StartupError if a port cannot be had.
     """
     gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), log=structlog.get_logger())
-    with _metrics_endpoint(settings) as metrics_address:
+    with metrics_endpoint(settings) as metrics_address:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         health = register(
             server,
@@ -257,21 +257,6 @@ async def create_root_key(settings: Settings, postgres_url: str) -> str:
         await postgres.close()
 
 
-def check_port(address: Address, *, setting: str) -> None:
-    """Raise StartupError unless this process could listen on ``address``."""
-    try:
-        family, kind, protocol, _, place = socket.getaddrinfo(
-            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        with socket.socket(family, kind, protocol) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(place)
-            probe.listen()
-    except OSError as error:
-        reason = (error.strerror or str(error)).lower()
-        raise StartupError(f"cannot listen on {address}: {reason}; {PREFIX}{setting} names another place") from error
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -282,25 +267,6 @@ def _bind(server: grpc.aio.Server, address: Address, *, setting: str) -> Address
         return Address(address.host, server.add_insecure_port(str(address)))
     except RuntimeError as error:
         raise StartupError(f"cannot listen on {address}") from error
-
-
-@contextlib.contextmanager
-def _metrics_endpoint(settings: Settings) -> Iterator[Address]:
-    address = settings.metrics_listen
-    chosen = "metrics_listen" in settings.model_fields_set
-    try:
-        check_port(address, setting="METRICS_LISTEN")
-    except StartupError:
-        if chosen:
-            raise
-        address = Address(address.host, 0)
-    endpoint, thread = start_http_server(address.port, address.host, registry=REGISTRY)
-    try:
-        yield Address(address.host, endpoint.server_port)
-    finally:
-        endpoint.shutdown()
-        endpoint.server_close()
-        thread.join()
 
 
 async def _stop(server: grpc.aio.Server, *, grace_seconds: float, hurry: asyncio.Event) -> None:

@@ -6,8 +6,9 @@ import signal
 from collections.abc import Callable, Iterator
 
 from tollkeeper_server.api.logs import configure_logging
-from tollkeeper_server.app import application, check_port, create_root_key, serving
+from tollkeeper_server.app import application, create_root_key, serving
 from tollkeeper_server.development import DataDirectory, greeting
+from tollkeeper_server.ports import check_ports
 from tollkeeper_server.settings import PREFIX, Settings, StoreUrls, load_settings
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.migrate import migrate, schema_problem
@@ -19,7 +20,7 @@ async def serve(settings: Settings, *, tell: Callable[[str], None]) -> None:
     ``tell`` shows text to whoever started a development server. Raises StartupError.
     """
     configure_logging(log_format=settings.log_format, level=settings.log_level)
-    check_port(settings.listen, setting="LISTEN")
+    check_ports(settings)
     hurry = asyncio.Event()
     with _until_signalled(hurry):
         if settings.embedded:

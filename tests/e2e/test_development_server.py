@@ -119,13 +119,14 @@ def test_a_taken_default_port_of_the_metrics_is_no_obstacle(data_dir: Path) -> N
             assert f"http://{server.metrics_address}/metrics" in server.stdout
 
 
-@pytest.mark.parametrize("setting", ["LISTEN", "METRICS_LISTEN"])
-def test_a_taken_port_is_told_in_one_line(setting: str, data_dir: Path) -> None:
+@pytest.mark.parametrize("setting", ["LISTEN", "METRICS_LISTEN", "EDGE_LISTEN"])
+def test_a_taken_port_is_told_in_one_line_before_anything_is_started(setting: str, data_dir: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         line = refusal("serve", **{"DATA_DIR": str(data_dir), setting: address})
     assert f"cannot listen on {address}: address already in use" in line
     assert f"TOLLKEEPER_{setting} names another place" in line
+    assert not data_dir.exists()
 
 
 def test_a_data_directory_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ KNOWS = {
     "edge": {"core", "keys", "quota", "verify", "api"},
     "settings": {"core", "startup"},
     "embedded": {"startup", "settings"},
+    "ports": {"startup", "settings"},
     "development": {"core", "startup", "settings"},
 }
 """What each part of the server may import of the others; those not named here put everything together."""
@@ -39,7 +40,7 @@ AT_HOME = {
     ("pydantic", "pydantic_settings"): {"settings"},
     ("typer",): {"cli"},
     ("jwt",): {"verify"},
-    ("prometheus_client",): {"api", "app", "storage", "keys", "verify", "quota", "usage"},
+    ("prometheus_client",): {"api", "app", "ports", "storage", "keys", "verify", "quota", "usage"},
 }
 """Which parts may know a library at all, so that its types stay there."""
 
