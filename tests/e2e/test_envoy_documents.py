@@ -14,7 +14,7 @@ import pytest
 
 from tests.gateway.http import Answer
 from tests.gateway.stack import PublicApis
-from tollkeeper import Limit
+from tollkeeper import ImportKey, KeyChange, Limit
 
 BODIES = Path(__file__).parent / "public_apis"
 UNKNOWN = "tk_" + "x" * 40
@@ -290,9 +290,11 @@ class TestIllumass:
             body=body,
         )
 
-    @pytest.fixture
-    def user(self, apis: PublicApis) -> tuple[str, str]:
-        """What stands for a signed-in user: who may create keys, and under which id."""
+    @pytest.fixture(params=["a signed-in user", "a service key"])
+    def user(self, apis: PublicApis, request: pytest.FixtureRequest) -> tuple[str, str]:
+        """Who may create keys, and under which id."""
+        if request.param == "a signed-in user":
+            return apis.issuer.sign_in("0005000000000008"), "0005000000000008"
         created = apis.client.create_key(tenant_id="illumass", permissions=["tollkeeper:keys.write"])
         return created.api_key, created.key.key_id
 
@@ -344,9 +346,22 @@ class TestIllumass:
     def test_who_may_not_create_keys_gets_none(self, apis: PublicApis) -> None:
         ordinary = apis.client.create_key(tenant_id="illumass").api_key
         stranger = apis.client.create_key(tenant_id="conduit", permissions=["tollkeeper:keys.write"]).api_key
-        answers = [self.create(apis, token) for token in (UNKNOWN, ordinary, stranger)]
-        assert [answer.status for answer in answers] == [401, 403, 403]
-        assert [answer.json["result"] for answer in answers] == [None, None, None]
+        tokens = (
+            UNKNOWN,
+            ordinary,
+            stranger,
+            apis.issuer.sign_in("user", roles=[]),
+            apis.issuer.sign_in("user", exp=0),
+        )
+        answers = [self.create(apis, token) for token in tokens]
+        assert [answer.status for answer in answers] == [401, 403, 403, 403, 401]
+        assert {answer.json["result"] for answer in answers} == {None}
+
+    def test_a_key_of_another_system_that_is_a_jwt_goes_on_working(self, apis: PublicApis) -> None:
+        token = apis.issuer.sign_in("someone", iss="https://elsewhere.example")
+        (imported,) = apis.client.import_keys([ImportKey(raw_api_key=token)], tenant_id="illumass")
+        assert isinstance(imported, KeyChange)
+        assert apis.ask("illumass", "/v4/devices", headers=[("Authorization", f"Bearer {token}")]).status == 200
 
 
 class TestConduit:
@@ -370,6 +385,25 @@ class TestConduit:
         self, apis: PublicApis, headers: list[tuple[str, str]]
     ) -> None:
         is_documented(self.complete(apis, *headers), 401, documented("conduit/invalid"))
+
+    @pytest.mark.parametrize("days", [1, 7, 30])
+    def test_an_exceeded_spending_limit_is_told_as_documented(self, apis: PublicApis, days: int) -> None:
+        limit = Limit.spend("spending", "0.02", timedelta(days=days))  # two completions at a cent each
+        created = apis.client.create_key(tenant_id="conduit", name="Development", limits=[limit])
+        bearer = ("Authorization", f"Bearer {created.api_key}")
+        assert [self.complete(apis, bearer).status for _ in range(2)] == [200, 200]
+        is_documented(self.complete(apis, bearer), 403, documented("conduit/spending"))
+
+    def test_what_a_completion_really_cost_is_settled_by_the_upstream(self, apis: PublicApis) -> None:
+        limit = Limit.spend("daily", "0.05", timedelta(days=1))
+        created = apis.client.create_key(tenant_id="conduit", limits=[limit])
+        bearer = ("Authorization", f"Bearer {created.api_key}")
+        assert self.complete(apis, bearer, ("x-tollkeeper-reservation-id", "spoofed")).status == 200
+        (reservation_id,) = apis.upstream.received[-1].values("x-tollkeeper-reservation-id")
+        charges = json.dumps({"charges": {"spend": 60_000}}).encode()
+        settled = apis.manage("POST", f"/v1/reservations/{reservation_id}:settle", body=charges)
+        assert (settled.status, settled.json["limits"][0]["used"]) == (200, "60000")
+        is_documented(self.complete(apis, bearer), 403, documented("conduit/spending"))
 
 
 def _milliseconds(moment: datetime | None) -> int:

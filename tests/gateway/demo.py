@@ -17,9 +17,13 @@ from typing import Any
 
 from tests.e2e.server_process import ServerProcess
 from tests.gateway.envoy import EnvoyProcess, example
+from tests.gateway.issuer import Issuer
 from tests.gateway.stack import edge_address, edge_server, keep_service_key
 from tests.gateway.upstream import Received, Upstream
 from tollkeeper import Client, Limit
+
+USER = "0005000000000008"
+"""Whoever signs in."""
 
 TEXT = """\
 Five public APIs on http://localhost:{public}, each behind a name of its own. In another terminal:
@@ -70,13 +74,15 @@ Ctrl-C stops everything and forgets the keys.
 class DemoUpstream(Upstream):
     """The services behind the APIs; that of Illumass also signs users in."""
 
-    session = ""
+    def __init__(self, issuer: Issuer) -> None:
+        super().__init__()
+        self._issuer = issuer
 
     def answer(self, received: Received) -> Any:
         """What the service answers."""
         if not received.path.startswith("/v4/login"):
             return super().answer(received)
-        ttl = 3_600_000
+        ttl = 3600
         return {
             "requestId": received.values("x-request-id")[0],
             "status": 200,
@@ -86,7 +92,12 @@ class DemoUpstream(Upstream):
             "collection": None,
             "index": None,
             "volatile": None,
-            "result": {"_id": "user", "expiresAt": int(time.time() * 1000) + ttl, "jwt": self.session, "ttl": ttl},
+            "result": {
+                "_id": USER,
+                "expiresAt": (int(time.time()) + ttl) * 1000,
+                "jwt": self._issuer.sign_in(USER, ttl_seconds=ttl),
+                "ttl": ttl * 1000,
+            },
         }
 
 
@@ -101,10 +112,6 @@ def seed(client: Client) -> dict[str, str]:
         "ilumiera": client.create_key(tenant_id="ilumiera", owner_id="org-1", name="demo").api_key,
         "ai_powered": client.create_key(tenant_id="ai-powered", permissions=["read"], name="demo").api_key,
         "conduit": client.create_key(tenant_id="conduit", name="demo").api_key,
-        # Stands for a signed-in user: a key that may create keys.
-        "session": client.create_key(
-            tenant_id="illumass", permissions=["tollkeeper:keys.write"], ttl=timedelta(hours=1), name="session"
-        ).api_key,
     }
 
 
@@ -113,12 +120,12 @@ def demo(*, public: int, management: int) -> Iterator[str]:
     """Everything, on these ports (0: any free one); gives what to try."""
     with contextlib.ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-demo-")))
-        server: ServerProcess = stack.enter_context(edge_server(directory / "data", LOG_LEVEL="info"))
-        upstream = stack.enter_context(DemoUpstream())
+        issuer = Issuer(directory / "key-set.json", tenant_id="illumass")
+        server: ServerProcess = stack.enter_context(edge_server(directory / "data", **issuer.settings))
+        upstream = stack.enter_context(DemoUpstream(issuer))
         with server.client() as client:
             keys = seed(client)
             keep_service_key(client, directory / "service-key")
-        upstream.session = keys["session"]
         config = example(
             service_key_file=directory / "service-key",
             endpoints={
@@ -130,7 +137,11 @@ def demo(*, public: int, management: int) -> Iterator[str]:
         )
         envoy = stack.enter_context(EnvoyProcess(config))
         yield TEXT.format(
-            public=envoy.ports["public"], management=envoy.ports["management"], root=server.root_key, **keys
+            public=envoy.ports["public"],
+            management=envoy.ports["management"],
+            root=server.root_key,
+            session=issuer.sign_in(USER),
+            **keys,
         )
 
 

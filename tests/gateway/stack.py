@@ -11,6 +11,7 @@ from pathlib import Path
 from tests.e2e.server_process import ServerProcess
 from tests.gateway.envoy import ROOT, Config, EnvoyProcess, example
 from tests.gateway.http import Answer, Headers, ask
+from tests.gateway.issuer import Issuer
 from tests.gateway.upstream import Upstream
 from tollkeeper import Client
 
@@ -27,6 +28,8 @@ class PublicApis:
     upstream: Upstream
     client: Client
     """Of Tollkeeper, as root."""
+    issuer: Issuer
+    """Of the users of Illumass."""
     service_key_file: Path
     profiles: Path
     """The directory that the server follows."""
@@ -53,7 +56,9 @@ def public_apis() -> Iterator[PublicApis]:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tollkeeper-tests-")))
         profiles = shutil.copytree(PROFILES, directory / "profiles")
         shutil.copytree(TEST_PROFILES, profiles, dirs_exist_ok=True)
-        server = stack.enter_context(edge_server(directory / "data", PROFILES=str(profiles)))
+        issuer = Issuer(directory / "key-set.json", tenant_id="illumass")
+        settings = {"PROFILES": str(profiles), **issuer.settings}
+        server = stack.enter_context(edge_server(directory / "data", **settings))
         client = stack.enter_context(server.client())
         upstream = stack.enter_context(Upstream())
         service_key_file = directory / "service-key"
@@ -67,7 +72,7 @@ def public_apis() -> Iterator[PublicApis]:
             },
         )
         envoy = stack.enter_context(EnvoyProcess(config))
-        yield PublicApis(server, envoy, upstream, client, service_key_file, profiles)
+        yield PublicApis(server, envoy, upstream, client, issuer, service_key_file, profiles)
 
 
 @contextlib.contextmanager

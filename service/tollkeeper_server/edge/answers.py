@@ -28,7 +28,7 @@ _ERROR_RESPONSE_TAG = bytes([5 << 3 | 2])
 def allowed(outcome: Outcome, request: HttpRequest, *, now: datetime) -> external_auth_pb2.CheckResponse:
     """The request goes on, without its API key and with what the upstream may know of the key."""
     assert outcome.key is not None, "what is allowed was proven"
-    identity = identity_headers(outcome.key)
+    identity = identity_headers(outcome.key, reservation_id=outcome.reservation_id)
     headers = [(name, value) for name, value in identity if value]
     remove = [name for name, value in identity if not value]
     remove += [source.name for source in outcome.used if isinstance(source, HeaderSource)]
@@ -75,13 +75,14 @@ def refused(*, status: int, body: str) -> external_auth_pb2.CheckResponse:
     )
 
 
-def identity_headers(key: Key) -> Sequence[tuple[str, str]]:
+def identity_headers(key: Key, *, reservation_id: str) -> Sequence[tuple[str, str]]:
     """What the upstream is told of the key. What a client sends under these names is never believed."""
     return (
         ("x-tollkeeper-key-id", key.key_id),
         ("x-tollkeeper-tenant-id", key.tenant_id),
         ("x-tollkeeper-owner-id", key.owner_id),
         ("x-tollkeeper-permissions", ",".join(key.permissions)),
+        ("x-tollkeeper-reservation-id", reservation_id),
     )
 
 

@@ -29,6 +29,7 @@ class Wanted(NamedTuple):
     resource: str = ""
     permissions: Sequence[str] = ()
     charges: Mapping[str, int] = {}
+    reserve: bool = False
     refusal: EdgeCode | None = None
     """Why it is refused whatever the key may do. Only who shows a good key is told."""
     creation: KeyCreation | None = None
@@ -49,5 +50,6 @@ def wanted_by(asked: Asked) -> Wanted:
         resource=route.resource.render(names) if context.resource is None else context.resource,
         permissions=route.permissions if context.permissions is None else context.permissions,
         charges=route.charges if context.charges is None else context.charges,
+        reserve=route.reserve,
         creation=route.creation,
     )

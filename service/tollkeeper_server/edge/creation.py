@@ -39,7 +39,7 @@ class KeyCreator:
         self._client_address = client_address
 
     async def create(self, asked: Asked, creation: KeyCreation) -> Outcome:
-        """The new key, in the tenant of the profile and owned by whoever creates it; or why there is none."""
+        """The new key, in the tenant of the profile and owned by who creates it, user or key; or why there is none."""
         tenant_id = tenant_of(asked.profile, asked.caller)
         credential = find_credential(asked.request, asked.profile.sources)
         if credential.conflict:

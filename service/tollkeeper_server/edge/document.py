@@ -183,6 +183,11 @@ def integer(lowest: int, highest: int) -> Read[int]:
     return read
 
 
+def boolean(value: Value) -> bool:
+    """True or false, and no other word for them."""
+    return one_of("true", "false")(value) == "true"
+
+
 def sequence(read_item: Read[T], *, at_most: int, at_least: int = 0) -> Read[tuple[T, ...]]:
     """So many items, each read by ``read_item``."""
 

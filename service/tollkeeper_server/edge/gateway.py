@@ -5,7 +5,6 @@ path ─ API key ─ route ─ verification ─ limits that the profile shows be
 
 from collections.abc import Sequence
 
-from tollkeeper_server.api.metadata import new_request_id
 from tollkeeper_server.core.decision import Decision, DecisionCode
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.limits import LimitState
@@ -58,6 +57,7 @@ class Gateway:
             key=decision.key,
             limits=await self._limits(asked.profile, wanted, decision),
             retry_after=decision.retry_after,
+            reservation_id=decision.reservation_id,
             used=credential.used,
         )
 
@@ -73,8 +73,9 @@ class Gateway:
                 client_ip=self._client_address.of(asked.request),
             ),
             charges=wanted.charges,
-            # Never the id that came with the request: a client could repeat it, and be charged once for all.
-            request_id=new_request_id(),
+            reserve=wanted.reserve,
+            # No once_id: a client could repeat the id of its request, and be charged once for all.
+            request_id=asked.request_id,
         )
 
     async def _limits(self, profile: Profile, wanted: Wanted, decision: Decision) -> Sequence[LimitState]:

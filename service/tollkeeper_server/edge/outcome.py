@@ -28,6 +28,8 @@ class Outcome:
     """Set only if the API key was proven."""
     limits: Sequence[LimitState] = ()
     retry_after: timedelta | None = None
+    reservation_id: str = ""
+    """What the upstream is to settle."""
     used: Sequence[Source] = ()
     """Where the API key was."""
     created: CreatedKey | None = None

@@ -12,6 +12,7 @@ from tollkeeper_server.edge.document import (
     Read,
     Section,
     Value,
+    boolean,
     integer,
     mapping,
     matching,
@@ -118,6 +119,7 @@ def _route(value: Value) -> Route:
             resource=section.take("resource", _template(path.names), NO_TEXT),
             permissions=section.take("permissions", sequence(_permission, at_most=32), _NO_ITEMS),
             charges=section.take("charges", mapping(_unit, integer(0, AMOUNT_MAX), at_most=16), ONE_REQUEST),
+            reserve=section.take("reserve", boolean, False),
             creation=section.take("create_key", _creation, None),
         )
 

@@ -96,6 +96,8 @@ class Route:
     permissions: tuple[str, ...] = ()
     charges: Mapping[str, int] = field(default_factory=lambda: ONE_REQUEST)
     """Amount by unit; empty charges nothing."""
+    reserve: bool = False
+    """The charge is held for the upstream to settle by what was really used."""
     creation: KeyCreation | None = None
     """Requests are answered with a new key, and go to no upstream."""
 
