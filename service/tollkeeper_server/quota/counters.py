@@ -79,7 +79,7 @@ class Counters:
 
     async def charge(self, charge: Charge) -> ChargeAnswer | None:
         """Make the charge, and give the answer; None if Redis gave none, in which case it may have been made."""
-        if self._breaker.is_open:
+        if self._breaker.is_open or (charge.pools and not self._spends.are_open):
             return None
         try:
             answer = await self._batcher.submit(_Asked(charge, asyncio.get_running_loop().time()))

@@ -64,9 +64,11 @@ _GIVE_BACK = """
         ), 0)::bigint AS units
     ), rest AS (
         SELECT account, sum(units)::bigint AS units FROM closed GROUP BY account
+    ), locked AS (
+        SELECT account FROM quota_ledger WHERE account IN (SELECT account FROM rest) ORDER BY account FOR UPDATE
     )
     UPDATE quota_ledger AS ledger SET debited = debited - rest.units, revision = revision + 1
-    FROM rest WHERE ledger.account = rest.account
+    FROM rest JOIN locked USING (account) WHERE ledger.account = rest.account
     RETURNING rest.units
 """
 _LEAVE = "DELETE FROM quota_servers WHERE server_id = $1"

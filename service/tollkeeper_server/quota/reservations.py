@@ -88,12 +88,14 @@ class Reservations:
             if row is None:
                 raise NotFound("there is no such reservation", reason="RESERVATION_NOT_FOUND")
             held = [_held(fields) for fields in orjson.loads(row["holds"])]
+            names = [each.demand.account for each in held]
+            accounts = await ledger.lock(connection, names)
             if not row["is_over"]:
                 more = {each.demand.account: charges.get(each.limit.unit, 0) - each.demand.units for each in held}
                 await ledger.debit(connection, more)
                 overdraft = sum(max(0, units) for units in more.values())
                 await connection.execute(_SETTLE, reservation_id, orjson.dumps(dict(charges)).decode(), overdraft)
-            accounts = await ledger.lock(connection, [each.demand.account for each in held])
+                accounts = await ledger.lock(connection, names)
         return Settlement(await self._states(held, accounts), already_settled=row["is_over"])
 
     async def run(self) -> None:

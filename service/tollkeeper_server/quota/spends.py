@@ -27,12 +27,17 @@ class Spends:
         self._ends_us: dict[str, int] = {}
         self._reported: set[Pool] = set()
 
+    @property
+    def are_open(self) -> bool:
+        """Whether this server may spend from pools."""
+        return self.lease.holds(boottime())
+
     def accept(self, charge: Charge, answer: ChargeAnswer) -> bool:
         """Count a charge that was made; False if it must not be used."""
         if answer.verdict is not Verdict.ADMITTED or not charge.consume or not charge.pools:
             return True
         pools = [(pool.account, standing.generation) for pool, standing in zip(charge.pools, answer.pools, strict=True)]
-        if not self.lease.holds(boottime()) or not self._reported.isdisjoint(pools):
+        if not self.are_open or not self._reported.isdisjoint(pools):
             self.doubt(charge)
             return False
         for demand, pool in zip(charge.pools, pools, strict=True):
