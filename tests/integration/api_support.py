@@ -60,6 +60,7 @@ class Api:
         self.keys: Any = key_service_pb2_grpc.KeyServiceStub(channel)
         self.usage: Any = usage_service_pb2_grpc.UsageServiceStub(channel)
         self.audit: Any = audit_service_pb2_grpc.AuditServiceStub(channel)
+        self.address = ""
         self.root: Metadata = ()
         """Credentials of a caller that may do everything everywhere."""
 
@@ -110,6 +111,7 @@ async def api_on(
         try:
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
                 api = Api(channel, parts, registry, log)
+                api.address = f"127.0.0.1:{port}"
                 api.root = await api.caller(ROOT_TENANT)
                 yield api
         finally:

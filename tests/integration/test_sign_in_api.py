@@ -134,11 +134,12 @@ async def test_a_request_id_of_one_user_means_nothing_to_another(api: Api) -> No
 
 
 async def test_a_token_that_proves_nobody_is_told_so_and_is_looked_up_nowhere(api: Api) -> None:
-    for claims, code, reason in [
+    refusals: list[tuple[dict[str, Any], grpc.StatusCode, str]] = [
         ({"exp": 1}, grpc.StatusCode.UNAUTHENTICATED, "CALLER_TOKEN_EXPIRED"),
         ({"aud": "another"}, grpc.StatusCode.UNAUTHENTICATED, "CALLER_TOKEN_AUDIENCE"),
         ({"roles": []}, grpc.StatusCode.PERMISSION_DENIED, "CALLER_ROLE_MISSING"),
-    ]:
+    ]
+    for claims, code, reason in refusals:
         with refused(code) as details:
             await api.call("ListKeys", None, metadata=user("user-7", **claims))
         assert details.reason == reason

@@ -144,10 +144,16 @@ class AuditEvent(_message.Message):
     revision: _builtins.int
     """Revision of the change."""
     hash: _builtins.bytes
-    """Hash over this event and the one before it."""
+    """SHA-256 over the hash of the event before it (nothing for the first) and this event as canonical JSON in UTF-8: an
+    array of tenant_id, sequence, occurred_at in microseconds since 1970, actor, actor_ip, action, key_id, owner_id,
+    request_id, revision, before and after, where null is absent. ", " and ": " separate. Members are in order of the
+    length of their names in UTF-8 bytes, then of those bytes. Text escapes quotes, backslashes and what is below
+    U+0020: as \\b, \\f, \\n, \\r, \\t, else as \\u001f. Whole numbers up to 2^53 have no fraction, others the fewest digits
+    that tell them from every other double; none has an exponent.
+    """
     @_builtins.property
     def occurred_at(self) -> _timestamp_pb2.Timestamp:
-        """When it was done."""
+        """When it was done, by the clock of the database, in microseconds; never before the event before it."""
 
     @_builtins.property
     def before(self) -> _struct_pb2.Struct:
