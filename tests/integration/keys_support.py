@@ -12,6 +12,7 @@ from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.credential import Keyring
 from tollkeeper_server.core.key import ROOT_TENANT
 from tollkeeper_server.keys.commands import CreatedKey, CreateKey
+from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.storage.postgres import Postgres, connect
@@ -21,7 +22,7 @@ ROOT = Caller(key_id="key_root", tenant_id=ROOT_TENANT, permissions=("tollkeeper
 ACME = Caller(key_id="key_acme", tenant_id="acme", permissions=("tollkeeper:keys.write",), address="192.0.2.2")
 OTHER = Caller(key_id="key_other", tenant_id="other", permissions=("tollkeeper:keys.write",))
 
-TABLES = ("tenants", "keys", "secrets", "changes", "audit_events", "idempotency")
+TABLES = ("tenants", "keys", "secrets", "owners", "changes", "audit_events", "idempotency")
 
 
 class Clock:
@@ -48,6 +49,15 @@ class Keys:
     async def create(self, caller: Caller = ROOT, /, **fields: object) -> CreatedKey:
         """A new key; of the tenant "acme" unless told."""
         return await self.service.create(caller, CreateKey(**{"tenant_id": "acme", **fields}))  # type: ignore[arg-type]
+
+    async def record(self, api_key: str) -> SecretRecord | None:
+        """What a verification finds behind an API key; None if that proves no key."""
+        async with self.postgres.connection() as connection:
+            digests = KEYRING.candidates(api_key)
+            records, _ = await find_by_digests(connection, digests)
+        record = next((records[digest] for digest in digests if digest in records), None)
+        ended = record is not None and record.expires_at is not None and record.expires_at <= self.clock()
+        return None if ended else record
 
     async def rows(self, query: str, *values: object) -> list[dict[str, object]]:
         """What the database holds; or what is done to it behind the service's back."""

@@ -185,6 +185,7 @@ async def test_two_identical_requests_at_once_create_one_key(keys: Keys) -> None
         "tenants": 1,
         "keys": 10,
         "secrets": 10,
+        "owners": 0,
         "changes": 10,
         "audit_events": 10,
         "idempotency": 10,
