@@ -75,7 +75,7 @@ def echo(answer: pb.VerifyResponse) -> Iterator[tuple[subprocess.Popen[str], str
         process.communicate(timeout=10)
 
 
-def stores_of(process: subprocess.Popen[bytes]) -> dict[str, list[int]]:
+def stores_of(process: subprocess.Popen[bytes] | psutil.Popen) -> dict[str, list[int]]:
     """Process ids of the stores that the server started, by name."""
     children = psutil.Process(process.pid).children(recursive=True)
     return {
