@@ -62,6 +62,8 @@ class Charger:
         answer says so. With ``reserve`` the charge is held until it is settled. Raises Unavailable if no store answers
         in time.
         """
+        if not reserve and not (key is not None and key.limits) and not (owner is not None and owner.limits):
+            return _NOTHING
         demands = Demands(key, owner, charges=charges)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._charge(demands, consume=consume, record=record)
