@@ -1,5 +1,6 @@
 """`tollkeeper-server serve` with nothing set up: it starts, says why if it cannot, and leaves nothing behind."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -60,7 +61,8 @@ def test_a_server_whose_stores_were_killed_with_it_starts_again(data_dir: Path) 
             api_key = client.create_key(name="kept").api_key
         family = first.family()
         for process in reversed(family):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):  # ended with its parent
+                process.kill()
         first.ended()
         wait_until_gone(family)
     with ServerProcess(data_dir) as second, second.client() as client:
