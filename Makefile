@@ -27,8 +27,9 @@ check: env  ## Lint, format, types, and the contract with all that is made from 
 	$(BIN)/mypy $(MODULES)
 	$(BIN)/python tests/tools/protos.py check
 
-bench: env  ## Measure what the server costs a call, beside a bare echo; ARGS="--rounds 3" is quicker
+bench: env envoy  ## Measure what a call costs the server, and a request Envoy; ARGS="--rounds 3" is quicker
 	$(BIN)/python -m tests.benchmarks $(ARGS)
+	$(BIN)/python -m tests.benchmarks.envoy $(ARGS)
 
 protos: env  ## Make the generated code anew; ARGS=--breaking accepts changes that break callers
 	$(BIN)/python tests/tools/protos.py generate $(ARGS)

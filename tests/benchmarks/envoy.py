@@ -1,6 +1,6 @@
 """Prints what a request through Envoy costs: without a check, and with one by Tollkeeper; the CPU of each process.
 
-    python -m tests.benchmarks.envoy [--requests 2000] [--rounds 5] [--callers 1 16]
+    python -m tests.benchmarks.envoy [--calls 2000] [--rounds 5] [--callers 1 16]
 
 Envoy has one worker and answers by itself where a request is allowed, so that no upstream is measured. "CPU us" counts
 Envoy alone; Tollkeeper, Valkey and Postgres stand beside it. Bursts take turns, as in the benchmark of Verify.
@@ -150,11 +150,11 @@ async def table(
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.envoy", description=__doc__)
-    parser.add_argument("--requests", type=int, default=2000, help="requests in a burst")
+    parser.add_argument("--calls", type=int, default=2000, help="requests in a burst")
     parser.add_argument("--rounds", type=int, default=5, help="bursts of each kind")
     parser.add_argument("--callers", type=int, nargs="+", default=[1, 16], help="clients at once")
     arguments = parser.parse_args()
-    uvloop.run(measure(requests=arguments.requests, rounds=arguments.rounds, callers=arguments.callers))
+    uvloop.run(measure(requests=arguments.calls, rounds=arguments.rounds, callers=arguments.callers))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import pytest
 from google.api import annotations_pb2
 from google.protobuf.descriptor import MethodDescriptor
 
+from tests.gateway.envoy import ROOT
 from tests.gateway.http import Answer
 from tests.gateway.stack import PublicApis
 from tollkeeper_server.api.server import SERVICES
@@ -28,6 +29,14 @@ def bindings() -> Iterator[tuple[MethodDescriptor, str, str]]:
 
 
 BINDINGS = list(bindings())
+
+
+def test_every_path_is_documented() -> None:
+    written = (ROOT / "service" / "docs" / "envoy.md").read_text()
+    missing = [
+        row for method, verb, path in BINDINGS if (row := f"| `{verb} {path}` | `{method.name}` |") not in written
+    ]
+    assert not missing
 
 
 @pytest.mark.parametrize(("method", "verb", "path"), BINDINGS, ids=[f"{verb} {path}" for _, verb, path in BINDINGS])

@@ -3,7 +3,10 @@
 import pytest
 from envoy.config.core.v3 import base_pb2
 from envoy.service.auth.v3 import attribute_context_pb2
+from hypothesis import given
+from hypothesis import strategies as st
 
+from tollkeeper_server.api.fields import API_KEY_BYTES_MAX
 from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.credentials import (
     CookieSource,
@@ -15,6 +18,7 @@ from tollkeeper_server.edge.credentials import (
     find_credential,
 )
 from tollkeeper_server.edge.http_request import UNREADABLE, HttpRequest
+from tollkeeper_server.edge.routes import unambiguous
 
 BEARER = HeaderSource("authorization", "bearer", "Authorization")
 PLAIN = HeaderSource("x-api-key", "", "X-API-Key")
@@ -107,6 +111,22 @@ def test_the_api_key_is_read_from_the_query(query: str, api_key: str) -> None:
 def test_what_is_not_utf_8_or_too_long_is_no_api_key_and_no_missing_one() -> None:
     assert find_credential(request(("x-api-key", b"k\xff1"), raw=True), [PLAIN]).api_key == UNREADABLE
     assert find_credential(request(("x-api-key", "k" * 16_384)), [PLAIN]).api_key == UNREADABLE
+
+
+@given(
+    headers=st.lists(
+        st.tuples(st.sampled_from(["authorization", "x-api-key", "cookie", "x-forwarded-for"]), st.binary()), max_size=5
+    ),
+    path=st.text(st.characters(codec="utf-8")),
+)
+def test_nothing_that_a_client_sends_is_more_than_read(headers: list[tuple[str, bytes]], path: str) -> None:
+    """No header and no path raises, and what is found can go on as it is."""
+    asked = request(*headers, path=path, raw=True)
+    found = find_credential(asked, SOURCES)
+    assert not (found.conflict and found.api_key)
+    assert len(found.api_key.encode()) <= 4 * API_KEY_BYTES_MAX
+    unambiguous(asked.path)
+    ClientAddress.parse("x-forwarded-for:2").of(asked)
 
 
 def test_the_api_key_shows_in_no_representation() -> None:

@@ -145,3 +145,11 @@ def test_a_host_has_the_profile_that_names_it_most_exactly(tmp_path: Path) -> No
     hosts = ["a.b.example", "x.b.example", "b.example", "x.y.z.example", "elsewhere", ""]
     found = [profile.name for host in hosts if (profile := profiles.of_host(host))]
     assert found == ["exact", "near", "far", "far", "rest", "rest"]
+
+
+def test_the_profile_in_the_documentation_has_no_fault_but_its_missing_answers(tmp_path: Path) -> None:
+    documentation = (Path(__file__).resolve().parents[2] / "service" / "docs" / "envoy.md").read_text()
+    example = documentation.partition("```yaml\n")[2].partition("```")[0]
+    line = example.split("answers:")[0].count("\n") + 2
+    (fault,) = faults(tmp_path, example)
+    assert fault.startswith(f"api.yaml:{line}: nothing answers KEY_MISSING, IP_DENIED")
