@@ -5,8 +5,18 @@ from typing import Annotated
 
 import typer
 
-from tollkeeper import CallError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable, __version__
-from tollkeeper.command import audit, keys, verification
+from tollkeeper import (
+    Aborted,
+    AlreadyExists,
+    CallError,
+    DeadlineExceeded,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Unavailable,
+    __version__,
+)
+from tollkeeper.command import audit, keys, owners, usage, verification
 from tollkeeper.command.connection import NoServer
 from tollkeeper.command.output import complain
 
@@ -19,12 +29,14 @@ data directory TOLLKEEPER_DATA_DIR, or on the nearest .tollkeeper directory here
 EXIT_CODES = """\b
 Exit codes:
   0  done; verify: allowed
-  1  the call failed
+  1  the call failed, or some of what was asked for; a question was answered no
   2  bad usage, or arguments that the server refuses
   3  verify: denied
-  4  no such key or owner
+  4  no such key, owner or reservation
   5  no server answered, or not in time
   6  audit verify: the log was altered
+  7  in conflict with how things are: changed by someone else meanwhile, not
+     possible in the key's state, or a request id used for something else
 """
 
 FAILURES: dict[type[CallError], int] = {
@@ -32,6 +44,9 @@ FAILURES: dict[type[CallError], int] = {
     NotFound: 4,
     Unavailable: 5,
     DeadlineExceeded: 5,
+    Aborted: 7,
+    AlreadyExists: 7,
+    FailedPrecondition: 7,
 }
 """Exit codes of failed calls; 1 for all others."""
 
@@ -39,14 +54,16 @@ app = typer.Typer(
     name="tollkeeper",
     help=HELP,
     epilog=EXIT_CODES,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys.app)
-app.add_typer(audit.app)
+app.add_typer(owners.app)
 app.command()(verification.verify)
 app.command()(verification.quota)
+app.command()(verification.settle)
+app.command()(usage.usage)
+app.add_typer(audit.app)
 
 
 def run(arguments: list[str] | None = None) -> int:

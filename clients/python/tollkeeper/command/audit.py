@@ -10,7 +10,7 @@ import typer
 
 from tollkeeper import AuditEvent, AuditHead, AuditVerifier
 from tollkeeper.command.connection import Address, TokenFile, connect
-from tollkeeper.command.keys import parse_time
+from tollkeeper.command.options import parse_time
 from tollkeeper.command.output import Json, complain, moment, print_json, print_table, print_text
 
 app = typer.Typer(name="audit", help="Read the audit log, and verify that nobody altered it.", rich_markup_mode=None)
@@ -121,7 +121,7 @@ def verify(
         print_json({"intact": not verifier.problems, "events": verifier.events, "problems": verifier.problems})
     elif not verifier.problems:
         against = f", and as it was at event {max(each.sequence for each in kept)}" if kept else ""
-        print_text(f"Intact: {verifier.events} events{against}.")
+        print_text(f"Intact: {verifier.events} {'event' if verifier.events == 1 else 'events'}{against}.")
     for problem in verifier.problems:
         complain(problem, code=ALTERED)
     return ALTERED if verifier.problems else 0

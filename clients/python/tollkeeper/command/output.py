@@ -33,6 +33,11 @@ def print_json(value: Any) -> None:
     typer.echo(json.dumps(shape(value), indent=2, ensure_ascii=False))
 
 
+def print_json_line(value: Mapping[str, Any]) -> None:
+    """Prints one of many results as JSON on a line of its own."""
+    typer.echo(json.dumps(shape(value), ensure_ascii=False))
+
+
 def shape(value: Any) -> Any:
     """A result as JSON values: fields by their names, times as RFC 3339, lengths of time in seconds, bytes in hex."""
     if isinstance(value, Limit):
@@ -86,7 +91,12 @@ def print_details(details: Mapping[str, str | Sequence[str]]) -> None:
     _print(grid)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right: Sequence[str] = ()) -> None:
+def several(values: Iterable[str]) -> Text:
+    """Several values in one cell: below each other on a terminal, in one line for grep."""
+    return Text(("\n" if sys.stdout.isatty() else ", ").join(map(_printable, values)))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str | Text]], *, right: Sequence[str] = ()) -> None:
     """Prints rows below headings; columns that are empty all the way down are left out."""
     filled = list(rows)
     shown = [index for index, _ in enumerate(columns) if any(row[index] for row in filled)]
@@ -98,7 +108,8 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, right:
             no_wrap=True,
         )
     for row in filled:
-        table.add_row(*(Text(_printable(row[index])) for index in shown))
+        cells = (row[index] for index in shown)
+        table.add_row(*(Text(_printable(cell)) if isinstance(cell, str) else cell for cell in cells))
     _print(table)
 
 
@@ -148,7 +159,7 @@ def _notes(state: LimitState) -> list[str]:
 
 
 def _print(renderable: Table | Text) -> None:
-    # Rich folds what is too wide; a row of a table stays one line, for eyes, grep and the clipboard.
+    # Rich folds what is too wide; a row of a table stays as it is, for eyes, grep and the clipboard.
     folds = sys.stdout.isatty() and not (isinstance(renderable, Table) and renderable.show_header)
     width = None if folds else _UNLIMITED_WIDTH
     console = Console(width=width, highlight=False, markup=False, emoji=False)

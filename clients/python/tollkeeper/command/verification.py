@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from tollkeeper import Decision, QuotaReport
+from tollkeeper import Decision, QuotaReport, Secret, Settlement
 from tollkeeper.command.connection import Address, TokenFile, connect
 from tollkeeper.command.output import (
     Json,
@@ -34,6 +34,7 @@ def verify(
     ] = None,
     client_ip: Annotated[str, typer.Option(metavar="ADDRESS", help="Address of the end client.")] = "",
     charge: Charges = None,
+    reserve: Annotated[bool, typer.Option("--reserve", help="Hold the charge until it is settled.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Decide, and charge nothing.")] = False,
     min_revision: Annotated[
         int, typer.Option(metavar="N", min=0, show_default=False, help="Reflect changes up to this revision.")
@@ -53,6 +54,7 @@ def verify(
             permissions=permission or (),
             client_ip=client_ip or None,
             charges=parse_charges(charge),
+            reserve=reserve,
             dry_run=dry_run,
             min_revision=min_revision,
             request_id=request_id or None,
@@ -93,6 +95,26 @@ def quota(
         _print_report(report)
 
 
+def settle(
+    reservation_id: Annotated[str, typer.Argument(metavar="RESERVATION")],
+    charge: Charges = None,
+    release: Annotated[bool, typer.Option("--release", help="Nothing was used: release the whole hold.")] = False,
+    json: Json = False,
+    address: Address = None,
+    token_file: TokenFile = None,
+) -> None:
+    """Replace what `verify --reserve` holds by what was really used."""
+    charges = parse_charges(charge)
+    if (charges is None) == (not release):
+        raise typer.TyperException("give --charge or --release")
+    with connect(address, token_file) as client:
+        settlement = client.settle(reservation_id, charges or {})
+    if json:
+        print_json(settlement)
+    else:
+        _print_settlement(settlement)
+
+
 def parse_charges(texts: list[str] | None) -> dict[str, int] | None:
     """Amount by unit of ``UNIT=AMOUNT`` texts; None for none. Raises typer.BadParameter."""
     charges: dict[str, int] = {}
@@ -109,7 +131,14 @@ def _print_decision(decision: Decision) -> None:
     print_text(decision.message + _waiting(decision))
     if decision.key:
         name = f" ({decision.key.name})" if decision.key.name else ""
-        print_details({"key": decision.key.key_id + name, "owner": decision.key.owner_id})
+        print_details(
+            {
+                "key": decision.key.key_id + name,
+                "owner": decision.key.owner_id,
+                "api key": "the earlier one, which ends with the overlap" if decision.secret is Secret.OLD else "",
+                "reservation": decision.reservation_id,
+            }
+        )
     _print_limits(decision)
 
 
@@ -119,6 +148,13 @@ def _print_report(report: QuotaReport) -> None:
     else:
         print_text(f"{report.code}.{_waiting(report)}", style="bold red")
     _print_limits(report)
+
+
+def _print_settlement(settlement: Settlement) -> None:
+    print_text("Settled before; nothing was changed." if settlement.already_settled else "Settled.", style="bold")
+    if settlement.limits:
+        print_text("")
+        print_limit_states(settlement.limits)
 
 
 def _print_limits(answer: Decision | QuotaReport) -> None:
