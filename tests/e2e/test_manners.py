@@ -86,7 +86,7 @@ def test_the_largest_batch_fits(channel: grpc.Channel, caller: Metadata) -> None
         required_permissions=["p" * 62 + f"{number:02}" for number in range(32)],
         client_ip="2001:0db8:ffff:ffff:ffff:ffff:255.255.255.255",
         charges={"u" * 30 + f"{number:02}": 10**15 for number in range(16)},
-        min_revision=2**63 - 1,
+        min_revision=1,
         dry_run=True,
         request_id="i" * 64,
         tenant_id="t" * 64,
