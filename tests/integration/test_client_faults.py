@@ -19,6 +19,7 @@ from tollkeeper import (
     Client,
     DeadlineExceeded,
     DecisionCode,
+    ImportKey,
     Internal,
     Unavailable,
     Verification,
@@ -89,6 +90,10 @@ class FaultyServer(verification_service_pb2_grpc.VerificationServiceServicer, ke
     async def CreateKey(self, request: Any, context: Context) -> Any:
         await self._note(request, context)
         return keys_pb2.CreateKeyResponse(key=key_pb2.Key(name=request.name), api_key="tk_new")
+
+    async def ImportKeys(self, request: Any, context: Context) -> Any:
+        await self._note(request, context)
+        return keys_pb2.ImportKeysResponse(results=[keys_pb2.ImportKeyResult(key=key_pb2.Key()) for _ in request.keys])
 
     async def _note(self, request: Any, context: Context) -> None:
         self.requests.append(request)
@@ -225,12 +230,43 @@ async def test_reads_and_mutations_are_repeated_with_the_same_request(code: grpc
 
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED])
-async def test_a_verification_that_may_have_been_charged_is_not_repeated(code: grpc.StatusCode) -> None:
+async def test_a_verification_that_may_have_been_charged_is_repeated_under_its_name(code: grpc.StatusCode) -> None:
     async with running(1) as (server,), AsyncClient(address(server), token=TOKEN) as client:
         server.before = failing(1, code)
+        assert (await client.verify("tk_1")).allowed
+    assert len(server.requests) == 2
+    assert len({request.request_id for request in server.requests}) == 1
+
+
+async def test_a_call_is_not_repeated_for_ever() -> None:
+    async with running(1) as (server,), AsyncClient(address(server), token=TOKEN) as client:
+        server.before = failing(100, grpc.StatusCode.UNAVAILABLE)
         with pytest.raises(Unavailable, match="not now"):
-            await client.verify("tk_1")
-        assert len(server.requests) == 1
+            await client.verify("tk_1", timeout=5)
+        assert len(server.requests) == 4
+
+
+async def test_the_largest_batch_is_repeated_as_well() -> None:
+    keys = [ImportKey(raw_api_key="k" * 2000, metadata={"n": number}) for number in range(1_000)]
+    async with running(1) as (server,), AsyncClient(address(server), token=TOKEN) as client:
+        server.before = failing(1, grpc.StatusCode.UNAVAILABLE)
+        outcomes = [outcome async for outcome in client.import_keys(keys)]
+    first, again, *_ = server.requests
+    assert first.ByteSize() > 1_900_000
+    assert first == again
+    assert len(outcomes) == len(keys)
+
+
+async def test_an_import_that_fails_midway_tells_what_was_done_before() -> None:
+    keys = [ImportKey(sha256_hex="0" * 64) for _ in range(1_500)]
+    async with running(1) as (server,), AsyncClient(address(server), token=TOKEN) as client:
+        outcomes = client.import_keys(keys)
+        first = await anext(outcomes)
+        server.before = failing(100, grpc.StatusCode.UNAVAILABLE)
+        rest = [await anext(outcomes) for _ in range(999)]
+        with pytest.raises(Unavailable):
+            await anext(outcomes)
+    assert len([first, *rest]) == 1_000
 
 
 async def test_a_read_that_a_stopping_server_cancels_is_answered_by_another() -> None:
@@ -310,8 +346,10 @@ async def test_the_synchronous_client_behaves_as_the_asynchronous_one() -> None:
             server.before = failing(2, grpc.StatusCode.UNAVAILABLE)
             assert client.get_key("key_1").key_id == "key_1"
             server.before = failing(1, grpc.StatusCode.UNAVAILABLE)
+            assert client.verify("tk_1").allowed
+            server.before = failing(100, grpc.StatusCode.UNAVAILABLE)
             with pytest.raises(Unavailable, match="not now"):
-                client.verify("tk_1")
+                client.verify("tk_1", timeout=5)
             server.before = hang
             with pytest.raises(DeadlineExceeded):
                 client.verify("tk_1", timeout=0.2)

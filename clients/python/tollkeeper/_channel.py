@@ -3,9 +3,8 @@
 A server that is about to stop says NOT_SERVING first. The channel watches the health of every server and stops
 choosing that one, so that a rolling restart fails no call.
 
-Repeated by the channel: calls that only read, and mutations, which carry a request id (or, to settle, a reservation)
-and so take effect once. Not Verify: one whose answer was lost may have been charged. gRPC itself repeats what provably
-never reached a server.
+Repeated by the channel: every call but streams. Verifications and mutations carry a request id (or, to settle, a
+reservation), and so charge and take effect once.
 """
 
 import json
@@ -16,7 +15,7 @@ from tollkeeper._version import __version__
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
 
 _REPEATABLE = {
-    "tollkeeper.v1.VerificationService": ("CheckQuota", "Settle"),
+    "tollkeeper.v1.VerificationService": ("Verify", "BatchVerify", "CheckQuota", "Settle"),
     "tollkeeper.v1.KeyService": (
         "CreateKey",
         "ImportKeys",
