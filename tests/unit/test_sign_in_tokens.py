@@ -36,6 +36,8 @@ EC_KEY = ec.generate_private_key(ec.SECP256R1())
 ED_KEY = ed25519.Ed25519PrivateKey.generate()
 PRIVATE: dict[str, Any] = {"RS256": RSA_KEY, "ES256": EC_KEY, "EdDSA": ED_KEY}
 USER = "user-7"
+LIFETIME_SECONDS = 86_400
+"""Tokens that are parameters of tests are made when tests are collected, long before they are shown."""
 
 
 def public(key: Any, kid: str, **fields: Any) -> dict[str, Any]:
@@ -53,7 +55,7 @@ def token(algorithm: str = "RS256", *, key: Any = None, headers: dict[str, Any] 
         "iss": ISSUER.issuer,
         "aud": ISSUER.audience,
         "sub": USER,
-        "exp": int(time.time()) + 300,
+        "exp": int(time.time()) + LIFETIME_SECONDS,
         "roles": ["self"],
         **claims,
     }
@@ -126,8 +128,8 @@ async def test_a_token_signed_by_the_issuer_proves_its_user(sign_in: SignIn, alg
     ("shown", "reason"),
     [
         (token(exp=int(time.time()) - 60), "CALLER_TOKEN_EXPIRED"),
-        (token(nbf=int(time.time()) + 60), "CALLER_TOKEN_NOT_YET_VALID"),
-        (token(iat=int(time.time()) + 60), "CALLER_TOKEN_NOT_YET_VALID"),
+        (token(nbf=int(time.time()) + LIFETIME_SECONDS), "CALLER_TOKEN_NOT_YET_VALID"),
+        (token(iat=int(time.time()) + LIFETIME_SECONDS), "CALLER_TOKEN_NOT_YET_VALID"),
         (token(aud="another"), "CALLER_TOKEN_AUDIENCE"),
         (token(iss="https://another.example"), "CALLER_TOKEN_ISSUER"),
         (token(iss=ISSUER.issuer + "/"), "CALLER_TOKEN_ISSUER"),
