@@ -29,7 +29,13 @@ def needs_more_than_its_shape(request: Message) -> grpc.StatusCode:
             return grpc.StatusCode.INVALID_ARGUMENT
         case (
             key_service_pb2.GetKeyRequest()
+            | key_service_pb2.UpdateKeyRequest()
+            | key_service_pb2.DisableKeyRequest()
+            | key_service_pb2.EnableKeyRequest()
+            | key_service_pb2.RotateKeyRequest()
+            | key_service_pb2.EndOverlapRequest()
             | key_service_pb2.RevokeKeyRequest()
+            | key_service_pb2.GetOwnerRequest()
             | verification_service_pb2.CheckQuotaRequest()
             | verification_service_pb2.SettleRequest()
         ):
@@ -47,6 +53,8 @@ async def api(postgres_url: str, redis_url: str) -> AsyncIterator[Api]:
 
 async def test_every_request_beyond_a_bound_is_refused_by_the_name_of_its_field(api: Api) -> None:
     for request, path in FORBIDDEN:
+        if request.DESCRIPTOR.full_name not in METHOD_OF:
+            continue  # an item of a request, each answered on its own
         with refused(grpc.StatusCode.INVALID_ARGUMENT) as details:
             await api.call(METHOD_OF[request.DESCRIPTOR.full_name], request, metadata=api.root)
         assert details.reason == "INVALID_FIELDS"
@@ -55,6 +63,8 @@ async def test_every_request_beyond_a_bound_is_refused_by_the_name_of_its_field(
 
 async def test_every_request_within_the_bounds_is_taken(api: Api) -> None:
     for request in ALLOWED:
+        if request.DESCRIPTOR.full_name not in METHOD_OF:
+            continue
         code = grpc.StatusCode.OK
         try:
             await api.call(METHOD_OF[request.DESCRIPTOR.full_name], request, metadata=api.root)
