@@ -30,6 +30,7 @@ check: env  ## Lint, format, types, and the contract with all that is made from 
 bench: env envoy  ## Measure what a call costs the server, and a request Envoy; ARGS="--rounds 3" is quicker
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 	$(BIN)/python -m tests.benchmarks.envoy $(ARGS)
+	$(BIN)/python -m tests.benchmarks.keys $(ARGS)
 
 protos: env  ## Make the generated code anew; ARGS=--breaking accepts changes that break callers
 	$(BIN)/python tests/tools/protos.py generate $(ARGS)

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Callable
@@ -17,10 +18,13 @@ from tollkeeper_server.core.credential import Keyring
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import ROOT_TENANT, KeyState
 from tollkeeper_server.keys.commands import CreatedKey, CreateKey, Propagation, RevokeKey
+from tollkeeper_server.keys.import_commands import Credential, ImportKey, ImportKeys
 from tollkeeper_server.keys.lookup import SecretRecord
+from tollkeeper_server.keys.owner_commands import SetOwner
 from tollkeeper_server.keys.propagation import LEASE_SECONDS_MAX, Confirmations
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.keys.upgrades import Upgrades
+from tollkeeper_server.keys.workspace import Algorithm
 from tollkeeper_server.storage.boottime import boottime
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.verify.directory import Found, KeyDirectory
@@ -37,6 +41,7 @@ class Process:
     postgres: Postgres
     replica: Replica
     directory: KeyDirectory
+    upgrades: Upgrades
     following: asyncio.Task[None]
     skew: list[float]
 
@@ -63,7 +68,7 @@ async def process(url: str) -> AsyncIterator[Process]:
     replica = Replica(url, cache=cache, clock=clock)
     upgrades = Upgrades(postgres, pepper_version=KEYRING.current_pepper_version)
     directory = KeyDirectory(postgres, keyring=KEYRING, cache=cache, replica=replica, upgrades=upgrades, clock=clock)
-    running = Process(postgres, replica, directory, asyncio.create_task(replica.run()), skew)
+    running = Process(postgres, replica, directory, upgrades, asyncio.create_task(replica.run()), skew)
     try:
         await until(lambda: replica.may_answer())
         yield running
@@ -228,3 +233,75 @@ async def test_a_process_that_was_cut_off_catches_up_and_answers_from_memory_aga
 async def test_a_made_up_api_key_reaches_no_store(one: Process) -> None:
     await one.postgres.close()
     assert await one.directory.find("tk_" + 40 * "x") is None
+
+
+async def test_a_change_of_an_owner_reaches_every_memory_before_it_is_answered(
+    one: Process, other: Process, keys: KeyService
+) -> None:
+    mine = [await keys.create(ROOT, CreateKey(tenant_id="acme", owner_id="o")) for _ in range(3)]
+    for created in mine:
+        assert await other.state(created) is KeyState.ACTIVE
+    change = await keys.owners.set(ROOT, SetOwner(tenant_id="acme", owner_id="o", suspended=True))
+    assert change.propagation is Propagation.EVERYWHERE
+    for process_ in (one, other):
+        for created in mine:
+            found = await process_.directory.find(created.api_key)
+            assert found is not None
+            assert found.record is not None
+            assert found.record.owner == change.owner
+
+
+async def test_an_imported_key_is_known_everywhere_although_it_was_unknown_before(
+    one: Process, other: Process, keys: KeyService
+) -> None:
+    first, second = "of another system", "of another system, too"
+    assert await other.directory.find(first) is None  # no store is asked as long as nothing was imported
+    digest = hashlib.sha256(second.encode()).digest()
+    for api_key, credential in (
+        (first, Credential(raw_api_key=first)),
+        (second, Credential(digest=digest, algorithm=Algorithm.SHA256)),
+    ):
+        item = ImportKey(key=CreateKey(), credential=credential)
+        imported = await keys.imports.run(ROOT, ImportKeys(tenant_id="acme", items=(item,)))
+        assert imported.propagation is Propagation.EVERYWHERE
+        for process_ in (one, other):
+            found = await process_.directory.find(api_key)
+            assert found is not None
+            assert found.record is not None
+            assert found.record.key == imported.results[0]
+        assert await other.directory.find(second) != await one.directory.find(first)  # remembered as unknown at first
+
+
+async def test_garbage_is_remembered_as_unknown_once_keys_were_imported(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    item = ImportKey(key=CreateKey(), credential=Credential(raw_api_key="of another system"))
+    await keys.imports.run(ROOT, ImportKeys(tenant_id="acme", items=(item,)))
+    assert await one.directory.find("garbage") == Found(None, one.replica.revision)
+    await behind_its_back(postgres_url, "DELETE FROM secrets")
+    assert await one.directory.find("garbage") == Found(None, one.replica.revision)
+    await one.postgres.close()
+    assert await one.directory.find("garbage") == Found(None, one.replica.revision)
+
+
+async def test_a_digest_of_another_system_is_replaced_once_its_api_key_was_seen(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    api_key = "of another system"
+    digest = hashlib.sha512(api_key.encode()).digest()
+    item = ImportKey(key=CreateKey(), credential=Credential(digest=digest, algorithm=Algorithm.SHA512))
+    await keys.imports.run(ROOT, ImportKeys(tenant_id="acme", items=(item,)))
+    found = await one.directory.find(api_key)
+    assert found is not None
+    upgrading = asyncio.create_task(one.upgrades.run())
+    connection = await asyncpg.connect(postgres_url)
+    async with asyncio.timeout(5):
+        while await connection.fetchval("SELECT digest FROM secrets") != KEYRING.digest(api_key):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    upgrading.cancel()
+    await connection.close()
+    again = await one.directory.find(api_key)
+    assert again is not None
+    assert again.record is not None
+    assert found.record is not None
+    assert again.record.key == found.record.key

@@ -287,3 +287,12 @@ async def test_a_statement_that_fails_half_way_leaves_nothing(keys: Keys) -> Non
         await keys.create(ACME, request_id="r1")
     assert await counts(keys) == before
     assert (await keys.create(ROOT)).revision == 2
+
+
+async def test_a_repeated_request_gets_its_first_answer_even_if_its_expiry_has_passed_since(keys: Keys) -> None:
+    expires_at = keys.clock.now + timedelta(minutes=1)
+    first = await keys.create(expires_at=expires_at, request_id="r1")
+    keys.clock.now += timedelta(minutes=2)
+    assert await keys.create(expires_at=expires_at, request_id="r1") == first
+    with pytest.raises(InvalidArgument):
+        await keys.create(expires_at=expires_at, request_id="r2")

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -13,7 +13,7 @@ from tests.integration.keys_support import ACME, OTHER, ROOT, Keys, keys_on
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.errors import InvalidArgument, PermissionDenied
 from tollkeeper_server.core.key import Key, KeyState
-from tollkeeper_server.keys.commands import KeyPage, ListKeys, RevokeKey
+from tollkeeper_server.keys.commands import KeyPage, ListKeys, RevokeKey, RotateKey
 from tollkeeper_server.keys.listing import page_statement
 from tollkeeper_server.keys.pages import Cursor
 from tollkeeper_server.storage.postgres import acting_in
@@ -160,6 +160,8 @@ FILTERS: list[dict[str, Any]] = [
     {"state": KeyState.REVOKED},
     {"state": KeyState.DISABLED},
     {"environment": "rare", "state": KeyState.ACTIVE},
+    {"created_before": datetime(2100, 1, 1, tzinfo=UTC)},
+    {"api_key_created_before": datetime(2100, 1, 1, tzinfo=UTC)},
     {"owner_id": "owner-7", "environment": "production", "prefix": "tk", "state": KeyState.ACTIVE},
 ]
 MANY = 5_000
@@ -208,3 +210,37 @@ async def test_filters_find_every_match_in_a_big_tenant(many_keys: Keys) -> None
     ):
         found = await every(many_keys, page_size=1000, **filters)
         assert len({key.key_id for key in found}) == len(found) == expected
+
+
+async def test_keys_that_expire_come_in_the_order_in_which_they_do(keys: Keys) -> None:
+    now = keys.clock.now
+    for name, days in (("c", 3), ("a", 1), ("never", 0), ("b", 2), ("b2", 2), ("late", 40), ("gone", -1)):
+        fields = {"expires_at": now + timedelta(days=days + 2)} if days else {}
+        await keys.create(name=name, **fields)
+    await keys.create(tenant_id="other", expires_at=now + timedelta(days=1, hours=1))
+    keys.clock.now += timedelta(days=2)
+    soon = keys.clock.now + timedelta(days=30)
+    for page_size in (1, 2, 100):
+        found = await every(keys, page_size=page_size, expires_before=soon)
+        assert [key.name for key in found] in (["gone", "a", "b", "b2", "c"], ["gone", "a", "b2", "b", "c"])
+        living = await every(keys, page_size=page_size, expires_before=soon, state=KeyState.ACTIVE)
+        assert [key.name for key in living] == [key.name for key in found][1:]
+    assert [key.name for key in await every(keys, expires_before=soon, state=KeyState.EXPIRED)] == ["gone"]
+
+
+async def test_keys_that_are_old_and_keys_that_are_due_for_rotation(keys: Keys) -> None:
+    old = [(await keys.create(name=name)).key for name in ("kept", "rotated", "revoked")]
+    keys.clock.now += timedelta(days=90)
+    border = keys.clock()
+    await keys.create(name="new")
+    await keys.service.rotate(ACME, RotateKey(key_id=old[1].key_id))
+    await keys.service.revoke(ACME, RevokeKey(key_id=old[2].key_id))
+
+    async def names(**filters: Any) -> list[str]:
+        return [key.name for key in await every(keys, page_size=1, **filters)]
+
+    assert await names(created_before=border) == ["revoked", "rotated", "kept"]
+    assert await names(created_before=old[1].created_at) == ["kept"]
+    assert await names(api_key_created_before=border) == ["revoked", "kept"]
+    assert await names(api_key_created_before=border, state=KeyState.ACTIVE) == ["kept"]
+    assert await names(created_before=border, expires_before=border) == []

@@ -23,15 +23,16 @@ from tollkeeper_server.storage.postgres import Connection
 # Takes the lock that makes mutations happen one after the other. What is read later reflects all of them.
 _NEXT_REVISION = "SELECT revision FROM next_numbers('')"
 
+# LIMIT and OFFSET keep the planner to one look into the index for each; without them it may read all of the table.
 _REMEMBERED = """
-    SELECT idempotency.* FROM idempotency
-    JOIN unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS it (tenant_id, actor, method, request_id)
-    USING (tenant_id, actor, method, request_id)
+    SELECT found.*
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS it (tenant_id, actor, method, request_id)
+    CROSS JOIN LATERAL (
+        SELECT * FROM idempotency WHERE (tenant_id, actor, method, request_id)
+            = (it.tenant_id, it.actor, it.method, it.request_id) LIMIT 1
+    ) AS found
 """
-_FORGET = """
-    DELETE FROM idempotency USING unnest($1::text[], $2::text[], $3::text[], $4::text[]) AS it (t, a, m, r)
-    WHERE (tenant_id, actor, method, request_id) = (t, a, m, r)
-"""
+_FORGET = "DELETE FROM idempotency WHERE (tenant_id, actor, method, request_id) = ($1, $2, $3, $4)"
 OLD_LAST_USED_AT = """
     CASE WHEN overlap_ends_at IS NOT NULL THEN (
         SELECT old.last_used_at FROM secrets AS old
@@ -41,13 +42,19 @@ OLD_LAST_USED_AT = """
 # Rows are locked because their last use is noted without the lock of mutations.
 _KEYS = f"SELECT *, {OLD_LAST_USED_AT} FROM keys WHERE key_id = ANY($1) ORDER BY key_id FOR NO KEY UPDATE"  # noqa: S608
 _KEYS_OF = """
-    SELECT key_id FROM keys JOIN unnest($1::text[], $2::text[]) AS it (tenant_id, owner_id) USING (tenant_id, owner_id)
-    WHERE state <> 'REVOKED'
+    SELECT found.key_id FROM unnest($1::text[], $2::text[]) AS it (tenant_id, owner_id)
+    CROSS JOIN LATERAL (
+        SELECT key_id FROM keys
+        WHERE (tenant_id, owner_id) = (it.tenant_id, it.owner_id) AND state <> 'REVOKED' OFFSET 0
+    ) AS found
 """
 _SECRETS_OF = "SELECT * FROM secrets WHERE key_id = ANY($1)"
 _OWNERS = """
-    SELECT to_jsonb(owners) AS record FROM owners
-    JOIN unnest($1::text[], $2::text[]) AS it (tenant_id, owner_id) USING (tenant_id, owner_id)
+    SELECT found.record FROM unnest($1::text[], $2::text[]) AS it (tenant_id, owner_id)
+    CROSS JOIN LATERAL (
+        SELECT to_jsonb(owners) AS record FROM owners
+        WHERE (tenant_id, owner_id) = (it.tenant_id, it.owner_id) LIMIT 1
+    ) AS found
 """
 _TAKEN = "SELECT digest FROM secrets WHERE digest = ANY($1)"
 
@@ -80,8 +87,9 @@ _STORE = f"""
         INSERT INTO secrets ({_DIGEST_COLUMNS})
         SELECT {_DIGEST_COLUMNS} FROM jsonb_populate_recordset(NULL::secrets, $4)
     ), ended AS (
-        UPDATE secrets SET expires_at = it.expires_at
-        FROM unnest($5::bytea[], $6::timestamptz[]) AS it (digest, expires_at) WHERE secrets.digest = it.digest
+        UPDATE secrets SET expires_at = (
+            SELECT ends_at FROM unnest($5::bytea[], $6::timestamptz[]) AS it (ended, ends_at) WHERE ended = digest
+        ) WHERE digest = ANY($5::bytea[])
     ), dropped AS (
         DELETE FROM secrets WHERE digest = ANY($7::bytea[])
     ), change AS (
@@ -157,7 +165,7 @@ async def _remembered(
     ids = {(row["tenant_id"], row["actor"], row["method"], row["request_id"]): row for row in rows}
     outdated = [id_ for id_, row in ids.items() if row["created_at"] <= forgotten]
     if outdated:
-        await connection.execute(_FORGET, *zip(*outdated, strict=True))
+        await connection.executemany(_FORGET, outdated)
     return {id_: Remembered.read(row) for id_, row in ids.items() if row["created_at"] > forgotten}
 
 

@@ -14,9 +14,8 @@ BATCH_MAX = 500
 # Under the lock of mutations, which know secrets by their digests. A digest of ours that is there already wins.
 _LOCK = "SELECT FROM next_numbers('')"
 _UPGRADE = """
-    UPDATE secrets SET digest = it.new, algorithm = 'PEPPERED', pepper_version = $3
-    FROM unnest($1::bytea[], $2::bytea[]) AS it (old, new)
-    WHERE secrets.digest = it.old AND NOT EXISTS (SELECT FROM secrets AS same WHERE same.digest = it.new)
+    UPDATE secrets SET digest = $2, algorithm = 'PEPPERED', pepper_version = $3
+    WHERE digest = $1 AND NOT EXISTS (SELECT FROM secrets WHERE digest = $2)
 """
 
 _log = structlog.get_logger()
@@ -50,7 +49,6 @@ class Upgrades:
                 _log.warning("digests_not_upgraded", count=len(batch), error_type=type(error).__name__)
 
     async def _upgrade(self, batch: list[tuple[bytes, bytes]]) -> None:
-        old, new = zip(*batch, strict=True)
         async with self._postgres.transaction() as connection:
             await connection.execute(_LOCK)
-            await connection.execute(_UPGRADE, old, new, self._pepper_version)
+            await connection.executemany(_UPGRADE, [(old, new, self._pepper_version) for old, new in batch])

@@ -35,7 +35,8 @@ _SESSION = {
 _SERVING = _SESSION | {"role": APPLICATION_ROLE}
 
 _ACT_IN = """
-    SELECT set_config('tollkeeper.tenant', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true)
+    SELECT set_config('tollkeeper.tenant', $1, true), set_config('plan_cache_mode', 'force_custom_plan', true),
+        set_config('enable_sort', 'off', true)
 """
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record] | asyncpg.Connection[asyncpg.Record]"
@@ -122,7 +123,8 @@ async def connect(url: str, *, as_owner: bool = False) -> "asyncpg.Connection[as
 async def acting_in(tenant_id: str, connection: Connection) -> AsyncIterator[None]:
     """A transaction in which rows of other tenants do not exist, and statements are planned for their values.
 
-    Which index serves a page best depends on the values: an owner may have every key, or one.
+    Which index serves a page best depends on the values: an owner may have every key, or one. It is always one that has
+    the order of the page; before a new table is analyzed, to sort all of it may seem cheaper.
     """
     async with connection.transaction():
         await connection.execute(_ACT_IN, tenant_id)
