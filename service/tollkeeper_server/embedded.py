@@ -40,7 +40,8 @@ async def embedded_stores(data_dir: Path, *, durable: bool = True) -> AsyncItera
     """Run both stores on the full path ``data_dir``, which nobody else may use, and stop them at the end.
 
     Stores that a killed server left behind on the same directory are ended first. Without ``durable`` Postgres does not
-    wait for the disk: for tests. Raises StartupError if a store does not start.
+    wait for the disk: for tests; a crash of the machine loses data, one of the process does not. Raises StartupError if
+    a store does not start.
     """
     with _runtime_directory(data_dir) as runtime:
         async with (
@@ -77,7 +78,7 @@ async def _postgres(data_dir: Path, runtime: Path, *, durable: bool) -> AsyncIte
         await asyncio.to_thread(_initdb, directory, durable=durable)
     settings = ["listen_addresses=", "timezone=UTC", "log_timezone=UTC"]
     if not durable:
-        settings += ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+        settings += ["fsync=off", "full_page_writes=off"]
     command = [
         *_prefix(signal.SIGINT, user=directory.stat().st_uid),
         *(str(_postgres_binary("postgres")), "-D", str(directory), "-k", str(runtime)),
