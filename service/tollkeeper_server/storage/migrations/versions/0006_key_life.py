@@ -50,7 +50,7 @@ _STATEMENTS = (
         -- What was answered, but for an API key.
         ADD COLUMN answer jsonb NOT NULL DEFAULT '{}'
     """,
-    # Its query is planned while the log is empty, when to sort a tenant's events seems as cheap as to take the last one.
+    # Its query is planned while the log is empty, when to sort a tenant's events seems as cheap as to take the last.
     "ALTER FUNCTION chain_audit_event() SET enable_sort = off",
     # A request of an earlier version has no answer to give again; it is a day old at most.
     "DELETE FROM idempotency",
