@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--management-port", type=int, default=10001, help="where Tollkeeper's own API is, as JSON")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts it in the background has it ignored
     print("Starting Tollkeeper, Envoy and an upstream ...", flush=True)
     running = demo(public=arguments.port, management=arguments.management_port)
     with contextlib.suppress(KeyboardInterrupt), running as text:

@@ -48,7 +48,7 @@ class Epochs:
                 epoch = token_hex(8)
                 await self._store.begin(epoch)
                 await connection.execute(_CHANGE, epoch)
-                _log.warning("redis_epoch_begun", epoch=epoch, told_charges=len(records))
+                _log.info("redis_epoch_begun", epoch=epoch, told_charges=len(records))
         self._enter(epoch)
 
     async def adopt(self) -> None:
