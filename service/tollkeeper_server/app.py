@@ -215,6 +215,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
         finally:
             for health in servers.values():
                 health.drain()
+            gate.draining.set()
             await _occurs(hurry, within=settings.drains_for_seconds)
             for health in servers.values():
                 health.close()

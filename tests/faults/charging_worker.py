@@ -2,9 +2,9 @@
 
     python -m tests.faults.charging_worker POSTGRES_URL REDIS_URL FILE [FAULT]
 
-Reads one JSON object a line: ``key_id``, ``amount``, ``charges``, ``callers``; makes so many charges by so many callers
-at once, and answers a line. For each that was allowed it appends one byte to FILE, which outlives it. With ``first``,
-each charge is made once, as request ``first``, ``first`` + 1 and so on, and asked for up to three times.
+Reads one JSON object a line: ``key_id``, ``amount``, ``created_at``, ``charges``, ``callers``; makes so many charges by
+so many callers at once, and answers a line. For each that was allowed it appends one byte to FILE, which outlives it.
+With ``first``, each charge is made once, as request ``first``, ``first`` + 1 and so on, and asked for up to thrice.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 
 from tests.faults.planted import plant
 from tests.integration.quota_support import charge, key, quota, server
@@ -27,7 +28,8 @@ async def main(postgres_url: str, redis_url: str, tally: int) -> None:
         print("ready", flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             asked = json.loads(line)
-            subject = key(quota(asked["amount"]), key_id=asked["key_id"])
+            created_at = datetime.fromisoformat(asked["created_at"])  # servers that disagree have windows of their own
+            subject = key(quota(asked["amount"]), key_id=asked["key_id"], created_at=created_at)
             requests = list(_requests(asked["charges"], asked.get("first")))
             await asyncio.gather(*(_call(charger, subject, requests, tally) for _ in range(asked["callers"])))
             print("done", flush=True)

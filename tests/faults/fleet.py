@@ -9,6 +9,8 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
+from tests.integration.quota_support import RECENTLY
+
 START_SECONDS = 60
 CASE_SECONDS = 100
 
@@ -30,7 +32,8 @@ class Worker:
     async def charge(self, key_id: str, *, amount: int, charges: int, callers: int, first: int | None = None) -> bool:
         """Have ``charges`` made, and wait until they are; False if the worker was killed before."""
         assert self._process.stdin is not None
-        asked = {"key_id": key_id, "amount": amount, "charges": charges, "callers": callers, "first": first}
+        asked = {"key_id": key_id, "amount": amount, "created_at": RECENTLY.isoformat()}
+        asked |= {"charges": charges, "callers": callers, "first": first}
         with contextlib.suppress(ConnectionError):
             self._process.stdin.write(json.dumps(asked).encode() + b"\n")
             return await self._line("done", CASE_SECONDS)

@@ -18,6 +18,8 @@ PATIENT_SECONDS = 10.0
 """So that a busy machine is not taken for a Redis that is down."""
 
 CREATED = datetime(2026, 1, 1, tzinfo=UTC)
+RECENTLY = datetime.now(UTC) - timedelta(hours=1)
+"""When keys and owners were created, the same all through a run: it anchors windows, and no day of theirs ends soon."""
 DAY = 86_400
 AMPLE = 10**9
 
@@ -59,23 +61,21 @@ def rate(amount: int, *, name: str = "rate", seconds: int = 3600) -> Limit:
     return Limit(name=name, kind=LimitKind.RATE, unit="requests", amount=amount, window_seconds=seconds)
 
 
-def key(*limits: Limit, key_id: str = "key_1", owner_id: str = "") -> Key:
-    """A key of the tenant acme, created at an odd hour so that no window ends soon."""
-    created = datetime.now(UTC) - timedelta(hours=1)
+def key(*limits: Limit, key_id: str = "key_1", owner_id: str = "", created_at: datetime = RECENTLY) -> Key:
+    """A key of the tenant acme."""
     return Key(
         key_id=key_id,
         tenant_id="acme",
         owner_id=owner_id,
         limits=limits,
-        created_at=created.replace(minute=0, second=0, microsecond=0),
-        updated_at=created,
+        created_at=created_at,
+        updated_at=created_at,
     )
 
 
 def owner(*limits: Limit, owner_id: str = "owner_1") -> Owner:
     """An owner of the tenant acme."""
-    created = key().created_at
-    return Owner(owner_id=owner_id, tenant_id="acme", limits=limits, created_at=created, updated_at=created)
+    return Owner(owner_id=owner_id, tenant_id="acme", limits=limits, created_at=RECENTLY, updated_at=RECENTLY)
 
 
 async def charge(charger: Charger, subject: Key, units: int = 1, *, request_id: str = "") -> DecisionCode:

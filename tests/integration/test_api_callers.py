@@ -18,6 +18,7 @@ NEEDED = {
     "Verify": "tollkeeper:verify",
     "BatchVerify": "tollkeeper:verify",
     "VerifyStream": "tollkeeper:verify",
+    "WatchInvalidations": "tollkeeper:verify",
     "CheckQuota": "tollkeeper:verify",
     "Settle": "tollkeeper:verify",
     "CreateKey": "tollkeeper:keys.write",

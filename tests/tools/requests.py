@@ -131,6 +131,7 @@ ALLOWED: list[Message] = [
     verify(request_id="Az09_-.:" * 8),
     verify(tenant_id="a" * 64),
     verify(tenant_id="0_-"),
+    verify(keep=10_000),
     batch(1),
     batch(1000),
     check_quota(key_id=KEY_ID),
@@ -198,6 +199,7 @@ ALLOWED: list[Message] = [
     list_audit_events(page_token="a-_Z" * 128),
     settle(reservation_id="res_Az09-"),
     settle(reservation_id="r" * 64, charges={"tokens": 10**15}),
+    settle(reservation_id="res", verifications=10_000),
 ]
 
 FORBIDDEN: list[tuple[Message, str]] = [
@@ -205,6 +207,12 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (settle(reservation_id="r" * 65), "reservation_id"),
     (settle(reservation_id="a b"), "reservation_id"),
     (settle(reservation_id="res", charges={"tokens": -1}), 'charges["tokens"]'),
+    (settle(reservation_id="res", verifications=10_001), "verifications"),
+    (settle(reservation_id="res", verifications=-1), "verifications"),
+    (verify(keep=10_001), "keep"),
+    (verify(keep=-1), "keep"),
+    (verify(keep=1, reserve=True), "keep"),
+    (verify(keep=1, dry_run=True), "keep"),
     (verify(api_key="x" * 4097), "api_key"),
     (verify(api_key="ü" * 2049), "api_key"),
     (verify(resource="a" * 129), "resource"),

@@ -96,6 +96,8 @@ class Service:
             await self.answer(request, call)
             yield pb.VerifyStreamResponse(batch_id=request.batch_id)
 
+    WatchInvalidations = VerifyStream
+
     @rpc(None)
     async def CheckQuota(self, _request: pb.CheckQuotaRequest, _call: Call) -> pb.CheckQuotaResponse:
         return pb.CheckQuotaResponse()

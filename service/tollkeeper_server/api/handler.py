@@ -8,7 +8,8 @@ Whatever comes of it is mapped to one status, counted, and told in one line of t
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
 from typing import Any, NoReturn, Protocol, TypeVar
 
@@ -44,7 +45,13 @@ class Authenticator(Protocol):
 class Call:
     """One call under way: what its handler may know of it, and what the access log will tell."""
 
-    __slots__ = ("_caller", "code", "decision", "reason", "request_id", "started")
+    __slots__ = ("_caller", "code", "decision", "draining", "readmit", "reason", "request_id", "started")
+
+    draining: asyncio.Event
+    """Of streams: set once the server is about to go. A stream then finishes what was asked of it, and ends."""
+    readmit: Callable[[], Coroutine[Any, Any, None]]
+    """Of streams: makes sure that the caller may still call, and raises as at the beginning if not. A stream lives on
+    while its caller's key is revoked, so it asks again before each answer."""
 
     def __init__(self) -> None:
         self.started = perf_counter()
@@ -103,6 +110,8 @@ class Gate:
     log: FilteringBoundLogger
     call_seconds_max: float = CALL_SECONDS_MAX
     """A unary call ends after so long, or at the caller's deadline if that is sooner."""
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    """To be set when the server is about to go."""
 
     def handler(self, method: MethodDescriptor, answer: Handler) -> "grpc.RpcMethodHandler[Any, Any]":
         """What gRPC serves ``method`` with; ``answer`` is marked with ``rpc``."""
@@ -154,7 +163,9 @@ class _Route:
     async def _many(self, call: Call, requests: AsyncIterable[Any], context: Context) -> None:
         received = context.invocation_metadata() or ()
         call.request_id = call_id(received, named="")
-        await self._admit(call, received, context)
+        call.draining = self._gate.draining
+        call.readmit = partial(self._admit, call, received, context)
+        await call.readmit()
         async with aclosing(self._answer(self._all_readable(requests), call)) as responses:
             async for response in responses:
                 await context.write(response)

@@ -33,6 +33,7 @@ from tollkeeper_server.core.limits import LIMITS_MAX, WINDOW_SECONDS_MAX
 from tollkeeper_server.keys.commands import UPDATABLE
 
 BATCH_MAX = 1000
+KEEP_MAX = 10_000
 CENTURY_SECONDS = 36_525 * 86_400
 INT32_MAX = 2**31 - 1
 PEPPER_VERSION_MAX = 65_535
@@ -102,6 +103,13 @@ def _length(request: key_service_pb2.CreateKeyRequest) -> Problems:
     return (("length", f"must be {shortest} to {longest} with this prefix, or 0"),)
 
 
+def _keep(request: verification_service_pb2.VerifyRequest) -> Problems:
+    """What is held for an amount that comes later, or decided in vain, answers no other verification."""
+    if request.keep and (request.reserve or request.dry_run):
+        return [("keep", "must be 0 with reserve and with dry_run")]
+    return NONE
+
+
 VERIFY = Rules(
     verification_service_pb2.VerifyRequest,
     {
@@ -115,7 +123,9 @@ VERIFY = Rules(
         "min_revision": between(0, INT64_MAX),
         "request_id": fields.request_id,
         "tenant_id": fields.tenant_id,
+        "keep": between(0, KEEP_MAX),
     },
+    across=[_keep],
 )
 
 BATCH_VERIFY = Rules(
@@ -141,6 +151,7 @@ SETTLE = Rules(
     {
         "reservation_id": matching(r"[A-Za-z0-9_-]{1,64}", "must be as VerifyResponse gave it"),
         "charges": fields.charges,
+        "verifications": between(0, KEEP_MAX),
     },
 )
 

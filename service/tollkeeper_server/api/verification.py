@@ -78,6 +78,8 @@ class VerificationServicer:
 
     VerifyStream = not_yet.stream_rpc(CallerPermission.VERIFY)
 
+    WatchInvalidations = not_yet.stream_rpc(CallerPermission.VERIFY)
+
     @rpc(CallerPermission.VERIFY)
     async def CheckQuota(self, request: pb.CheckQuotaRequest, call: Call) -> pb.CheckQuotaResponse:
         """The limits of a key as they stand."""

@@ -93,8 +93,9 @@ _STORE = f"""
     ), dropped AS (
         DELETE FROM secrets WHERE digest = ANY($7::bytea[])
     ), change AS (
-        INSERT INTO changes (revision, key_id, owner, kind, changed_at)
-        SELECT revision, key_id, CASE WHEN key_id = '' THEN tenant_id || '/' || owner_id ELSE '' END, kind, changed_at
+        INSERT INTO changes (revision, tenant_id, key_id, owner, kind, changed_at)
+        SELECT revision, tenant_id, key_id,
+            CASE WHEN key_id = '' THEN tenant_id || '/' || owner_id ELSE '' END, kind, changed_at
         FROM step
     ), audit AS (
         INSERT INTO audit_events (tenant_id, sequence, occurred_at, actor, actor_ip, action, key_id, owner_id,

@@ -6,7 +6,7 @@ import asyncpg
 
 CHANNEL = "tollkeeper_changes"
 
-_READ = "SELECT revision, key_id, owner, kind FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
+_READ = "SELECT revision, tenant_id, key_id, owner, kind FROM changes WHERE revision > $1 ORDER BY revision LIMIT $2"
 _REVISION = "SELECT coalesce(max(revision), 0) FROM changes"
 _HAS_IMPORTS = "SELECT EXISTS (SELECT FROM secrets WHERE imported)"
 _ADD_SECRETS = frozenset({"CreateKey", "ImportKeys", "RotateKey"})
@@ -17,6 +17,7 @@ class Change:
     """One change of one subject."""
 
     revision: int
+    tenant_id: str
     subject: str
     """The key that changed; or the owner whose keys all did, see ``owner_subject``."""
     adds_secret: bool
@@ -33,6 +34,7 @@ async def read_changes(
     return [
         Change(
             row["revision"],
+            row["tenant_id"],
             row["owner"] or row["key_id"],
             adds_secret=row["kind"] in _ADD_SECRETS,
             imports=row["kind"] == "ImportKeys",

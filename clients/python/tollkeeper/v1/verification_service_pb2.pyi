@@ -151,6 +151,7 @@ class VerifyRequest(_message.Message):
     MIN_REVISION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     TENANT_ID_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
     api_key: _builtins.str
     """The API key as the end client sent it, at most 4096 bytes. Empty answers KEY_MISSING."""
     resource: _builtins.str
@@ -172,6 +173,11 @@ class VerifyRequest(_message.Message):
     tenant_id: _builtins.str
     """Knows this tenant's keys only. A root caller may name any tenant, or none to know every tenant's keys; others may
     leave it out or name their own.
+    """
+    keep: _builtins.int
+    """Asks to keep an ALLOWED answer, and to give it again to so many verifications like this one, this one included: 0 (not
+    kept) to 10,000. Where limits count them, all are charged now, as a reservation, if they fit into a hundredth of
+    what is left; else fewer, down to this one alone. Must be 0 with `reserve` and `dry_run`.
     """
     @_builtins.property
     def required_permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -196,10 +202,11 @@ class VerifyRequest(_message.Message):
         min_revision: _builtins.int = ...,
         request_id: _builtins.str = ...,
         tenant_id: _builtins.str = ...,
+        keep: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "charges", b"charges", "client_ip", b"client_ip", "dry_run", b"dry_run", "min_revision", b"min_revision", "request_id", b"request_id", "required_permissions", b"required_permissions", "reserve", b"reserve", "resource", b"resource", "tenant_id", b"tenant_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["api_key", b"api_key", "charges", b"charges", "client_ip", b"client_ip", "dry_run", b"dry_run", "keep", b"keep", "min_revision", b"min_revision", "request_id", b"request_id", "required_permissions", b"required_permissions", "reserve", b"reserve", "resource", b"resource", "tenant_id", b"tenant_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -221,6 +228,7 @@ class VerifyResponse(_message.Message):
     DEGRADATIONS_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    KEPT_FIELD_NUMBER: _builtins.int
     code: Global___DecisionCode.ValueType
     """The decision."""
     message: _builtins.str
@@ -249,6 +257,10 @@ class VerifyResponse(_message.Message):
     def degradations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Degradation]:
         """What could not be done as promised while deciding; empty in good times."""
 
+    @_builtins.property
+    def kept(self) -> Global___Kept:
+        """Set if the answer may be kept; see VerifyRequest.keep."""
+
     def __init__(
         self,
         *,
@@ -262,14 +274,49 @@ class VerifyResponse(_message.Message):
         degradations: _abc.Iterable[Global___Degradation] | None = ...,
         request_id: _builtins.str = ...,
         secret: _key_pb2.Secret.ValueType = ...,
+        kept: Global___Kept | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "retry_after", b"retry_after"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kept", b"kept", "key", b"key", "retry_after", b"retry_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "degradations", b"degradations", "key", b"key", "limits", b"limits", "message", b"message", "request_id", b"request_id", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "revision", b"revision", "secret", b"secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "degradations", b"degradations", "kept", b"kept", "key", b"key", "limits", b"limits", "message", b"message", "request_id", b"request_id", "reservation_id", b"reservation_id", "retry_after", b"retry_after", "revision", b"revision", "secret", b"secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VerifyResponse: _TypeAlias = VerifyResponse  # noqa: Y015
+
+@_typing.final
+class Kept(_message.Message):
+    """How long and how often an answer may be given again, to exactly the same question, while a lease of WatchInvalidations
+    holds and no change of the key or its owner has come.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    USABLE_FOR_FIELD_NUMBER: _builtins.int
+    VERIFICATIONS_FIELD_NUMBER: _builtins.int
+    verifications: _builtins.int
+    """How often in all, the verification that asked included; 0 means that no limit counts. What is not used is given back
+    by Settle with `reservation_id` and the charges that were really used.
+    """
+    @_builtins.property
+    def usable_for(self) -> _duration_pb2.Duration:
+        """How long, counted from when the question was sent. Never beyond the key's expiry, the end of its API key or, where
+        limits count, the time for which units were charged in advance.
+        """
+
+    def __init__(
+        self,
+        *,
+        usable_for: _duration_pb2.Duration | None = ...,
+        verifications: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["usable_for", b"usable_for"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["usable_for", b"usable_for", "verifications", b"verifications"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Kept: _TypeAlias = Kept  # noqa: Y015
 
 @_typing.final
 class Degradation(_message.Message):
@@ -434,6 +481,170 @@ class VerifyStreamResponse(_message.Message):
 Global___VerifyStreamResponse: _TypeAlias = VerifyStreamResponse  # noqa: Y015
 
 @_typing.final
+class WatchInvalidationsRequest(_message.Message):
+    """The holder of a cache speaks. The first message opens the session."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ACKNOWLEDGED_REVISION_FIELD_NUMBER: _builtins.int
+    RENEWAL_FIELD_NUMBER: _builtins.int
+    USES_FIELD_NUMBER: _builtins.int
+    acknowledged_revision: _builtins.int
+    """Every change up to this revision is applied: no kept answer older than that is given again. In the first message the
+    revision to go on from after a lost stream, or 0 to begin anew. 0 to 2^63-1.
+    """
+    renewal: _builtins.int
+    """Asks for the lease; the server's answer names the same number, so that the holder knows from which moment its lease
+    counts. 1 to 2^63-1, growing; 0 asks for none.
+    """
+    @_builtins.property
+    def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptUse]:
+        """What kept answers were used for since the last message; at most 1,000. Counted as usage, once a message."""
+
+    def __init__(
+        self,
+        *,
+        acknowledged_revision: _builtins.int = ...,
+        renewal: _builtins.int = ...,
+        uses: _abc.Iterable[Global___KeptUse] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledged_revision", b"acknowledged_revision", "renewal", b"renewal", "uses", b"uses"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInvalidationsRequest: _TypeAlias = WatchInvalidationsRequest  # noqa: Y015
+
+@_typing.final
+class KeptUse(_message.Message):
+    """What the kept answers of one key were used for, those alone that no limit counts: what limits count is told by Settle."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ChargesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    VERIFICATIONS_FIELD_NUMBER: _builtins.int
+    CHARGES_FIELD_NUMBER: _builtins.int
+    key_id: _builtins.str
+    """The key, as in KeyIdentity."""
+    verifications: _builtins.int
+    """How many verifications they answered, 1 to 10^15."""
+    @_builtins.property
+    def charges(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Amount by unit, as in VerifyRequest, of all of them together."""
+
+    def __init__(
+        self,
+        *,
+        key_id: _builtins.str = ...,
+        verifications: _builtins.int = ...,
+        charges: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "key_id", b"key_id", "verifications", b"verifications"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeptUse: _TypeAlias = KeptUse  # noqa: Y015
+
+@_typing.final
+class WatchInvalidationsResponse(_message.Message):
+    """The server speaks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    INVALIDATIONS_FIELD_NUMBER: _builtins.int
+    RESET_FIELD_NUMBER: _builtins.int
+    RENEWAL_FIELD_NUMBER: _builtins.int
+    LEASE_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """Every change up to this revision has been told."""
+    reset: _builtins.bool
+    """Forget every answer, and keep none that reflects less than `revision`: the session begins anew."""
+    renewal: _builtins.int
+    """Which renewal this grants, or 0. The changes in this message come first."""
+    @_builtins.property
+    def invalidations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Invalidation]:
+        """The changes since the message before, oldest first."""
+
+    @_builtins.property
+    def lease(self) -> _duration_pb2.Duration:
+        """How long the lease holds, counted from when that renewal was sent. Take a hundredth off for clocks that run slow."""
+
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        invalidations: _abc.Iterable[Global___Invalidation] | None = ...,
+        reset: _builtins.bool = ...,
+        renewal: _builtins.int = ...,
+        lease: _duration_pb2.Duration | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lease", b"lease"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["invalidations", b"invalidations", "lease", b"lease", "renewal", b"renewal", "reset", b"reset", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchInvalidationsResponse: _TypeAlias = WatchInvalidationsResponse  # noqa: Y015
+
+@_typing.final
+class Invalidation(_message.Message):
+    """A change of a key or an owner: answers about it that reflect less than `revision` are no longer given."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REVISION_FIELD_NUMBER: _builtins.int
+    KEY_ID_FIELD_NUMBER: _builtins.int
+    TENANT_ID_FIELD_NUMBER: _builtins.int
+    OWNER_ID_FIELD_NUMBER: _builtins.int
+    revision: _builtins.int
+    """The revision of the change."""
+    key_id: _builtins.str
+    """The key that changed; empty if an owner did."""
+    tenant_id: _builtins.str
+    """The tenant of key or owner."""
+    owner_id: _builtins.str
+    """The owner that changed, whose keys' answers all end; empty if a key did."""
+    def __init__(
+        self,
+        *,
+        revision: _builtins.int = ...,
+        key_id: _builtins.str = ...,
+        tenant_id: _builtins.str = ...,
+        owner_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["key_id", b"key_id", "owner_id", b"owner_id", "revision", b"revision", "tenant_id", b"tenant_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Invalidation: _TypeAlias = Invalidation  # noqa: Y015
+
+@_typing.final
 class CheckQuotaRequest(_message.Message):
     """Asks for limits only."""
 
@@ -563,8 +774,11 @@ class SettleRequest(_message.Message):
 
     RESERVATION_ID_FIELD_NUMBER: _builtins.int
     CHARGES_FIELD_NUMBER: _builtins.int
+    VERIFICATIONS_FIELD_NUMBER: _builtins.int
     reservation_id: _builtins.str
     """As VerifyResponse gave it."""
+    verifications: _builtins.int
+    """How many verifications a kept answer was given to, for usage: 0 to 10,000. 0 counts as one."""
     @_builtins.property
     def charges(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """What was really used, by unit. Empty releases the whole hold. May be more than was held: the excess is recorded
@@ -576,10 +790,11 @@ class SettleRequest(_message.Message):
         *,
         reservation_id: _builtins.str = ...,
         charges: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        verifications: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "reservation_id", b"reservation_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charges", b"charges", "reservation_id", b"reservation_id", "verifications", b"verifications"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

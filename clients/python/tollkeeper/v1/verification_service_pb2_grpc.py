@@ -51,6 +51,11 @@ class VerificationServiceStub(object):
                 request_serializer=tollkeeper_dot_v1_dot_verification__service__pb2.VerifyStreamRequest.SerializeToString,
                 response_deserializer=tollkeeper_dot_v1_dot_verification__service__pb2.VerifyStreamResponse.FromString,
                 _registered_method=True)
+        self.WatchInvalidations = channel.stream_stream(
+                '/tollkeeper.v1.VerificationService/WatchInvalidations',
+                request_serializer=tollkeeper_dot_v1_dot_verification__service__pb2.WatchInvalidationsRequest.SerializeToString,
+                response_deserializer=tollkeeper_dot_v1_dot_verification__service__pb2.WatchInvalidationsResponse.FromString,
+                _registered_method=True)
         self.CheckQuota = channel.unary_unary(
                 '/tollkeeper.v1.VerificationService/CheckQuota',
                 request_serializer=tollkeeper_dot_v1_dot_verification__service__pb2.CheckQuotaRequest.SerializeToString,
@@ -89,6 +94,16 @@ class VerificationServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchInvalidations(self, request_iterator, context):
+        """Keeps a cache of answers honest: tells every change of a key or owner before the mutation that made it returns. Only
+        while the lease that comes over this stream holds may a kept answer be given again; see VerifyRequest.keep. A cache
+        is bound to the stream, not to the server that gave an answer: an answer is kept if it reflects a revision as new as
+        the last change of its key and owner.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def CheckQuota(self, request, context):
         """Tells the state of every limit of a key or owner, and what Verify would say of them. Consumes nothing.
         """
@@ -120,6 +135,11 @@ def add_VerificationServiceServicer_to_server(servicer, server):
                     servicer.VerifyStream,
                     request_deserializer=tollkeeper_dot_v1_dot_verification__service__pb2.VerifyStreamRequest.FromString,
                     response_serializer=tollkeeper_dot_v1_dot_verification__service__pb2.VerifyStreamResponse.SerializeToString,
+            ),
+            'WatchInvalidations': grpc.stream_stream_rpc_method_handler(
+                    servicer.WatchInvalidations,
+                    request_deserializer=tollkeeper_dot_v1_dot_verification__service__pb2.WatchInvalidationsRequest.FromString,
+                    response_serializer=tollkeeper_dot_v1_dot_verification__service__pb2.WatchInvalidationsResponse.SerializeToString,
             ),
             'CheckQuota': grpc.unary_unary_rpc_method_handler(
                     servicer.CheckQuota,
@@ -215,6 +235,33 @@ class VerificationService(object):
             '/tollkeeper.v1.VerificationService/VerifyStream',
             tollkeeper_dot_v1_dot_verification__service__pb2.VerifyStreamRequest.SerializeToString,
             tollkeeper_dot_v1_dot_verification__service__pb2.VerifyStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchInvalidations(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/tollkeeper.v1.VerificationService/WatchInvalidations',
+            tollkeeper_dot_v1_dot_verification__service__pb2.WatchInvalidationsRequest.SerializeToString,
+            tollkeeper_dot_v1_dot_verification__service__pb2.WatchInvalidationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

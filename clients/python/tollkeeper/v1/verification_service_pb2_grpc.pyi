@@ -41,6 +41,12 @@ class VerificationServiceStub:
     """Verifies up to 1,000 at once. One bad item never fails the rest."""
     VerifyStream: _grpc.StreamStreamMultiCallable[_verification_service_pb2.VerifyStreamRequest, _verification_service_pb2.VerifyStreamResponse]
     """Verifies batch after batch over one stream. Batches are answered as they finish, in any order."""
+    WatchInvalidations: _grpc.StreamStreamMultiCallable[_verification_service_pb2.WatchInvalidationsRequest, _verification_service_pb2.WatchInvalidationsResponse]
+    """Keeps a cache of answers honest: tells every change of a key or owner before the mutation that made it returns. Only
+    while the lease that comes over this stream holds may a kept answer be given again; see VerifyRequest.keep. A cache
+    is bound to the stream, not to the server that gave an answer: an answer is kept if it reflects a revision as new as
+    the last change of its key and owner.
+    """
     CheckQuota: _grpc.UnaryUnaryMultiCallable[_verification_service_pb2.CheckQuotaRequest, _verification_service_pb2.CheckQuotaResponse]
     """Tells the state of every limit of a key or owner, and what Verify would say of them. Consumes nothing."""
     Settle: _grpc.UnaryUnaryMultiCallable[_verification_service_pb2.SettleRequest, _verification_service_pb2.SettleResponse]
@@ -59,6 +65,12 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     """Verifies up to 1,000 at once. One bad item never fails the rest."""
     VerifyStream: _aio.StreamStreamMultiCallable[_verification_service_pb2.VerifyStreamRequest, _verification_service_pb2.VerifyStreamResponse]  # type: ignore[assignment]
     """Verifies batch after batch over one stream. Batches are answered as they finish, in any order."""
+    WatchInvalidations: _aio.StreamStreamMultiCallable[_verification_service_pb2.WatchInvalidationsRequest, _verification_service_pb2.WatchInvalidationsResponse]  # type: ignore[assignment]
+    """Keeps a cache of answers honest: tells every change of a key or owner before the mutation that made it returns. Only
+    while the lease that comes over this stream holds may a kept answer be given again; see VerifyRequest.keep. A cache
+    is bound to the stream, not to the server that gave an answer: an answer is kept if it reflects a revision as new as
+    the last change of its key and owner.
+    """
     CheckQuota: _aio.UnaryUnaryMultiCallable[_verification_service_pb2.CheckQuotaRequest, _verification_service_pb2.CheckQuotaResponse]  # type: ignore[assignment]
     """Tells the state of every limit of a key or owner, and what Verify would say of them. Consumes nothing."""
     Settle: _aio.UnaryUnaryMultiCallable[_verification_service_pb2.SettleRequest, _verification_service_pb2.SettleResponse]  # type: ignore[assignment]
@@ -92,6 +104,18 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_verification_service_pb2.VerifyStreamResponse], _abc.AsyncIterator[_verification_service_pb2.VerifyStreamResponse]]:
         """Verifies batch after batch over one stream. Batches are answered as they finish, in any order."""
+
+    @_abc_1.abstractmethod
+    def WatchInvalidations(
+        self,
+        request_iterator: _MaybeAsyncIterator[_verification_service_pb2.WatchInvalidationsRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_verification_service_pb2.WatchInvalidationsResponse], _abc.AsyncIterator[_verification_service_pb2.WatchInvalidationsResponse]]:
+        """Keeps a cache of answers honest: tells every change of a key or owner before the mutation that made it returns. Only
+        while the lease that comes over this stream holds may a kept answer be given again; see VerifyRequest.keep. A cache
+        is bound to the stream, not to the server that gave an answer: an answer is kept if it reflects a revision as new as
+        the last change of its key and owner.
+        """
 
     @_abc_1.abstractmethod
     def CheckQuota(
