@@ -230,6 +230,22 @@ async def test_a_process_that_was_cut_off_catches_up_and_answers_from_memory_aga
     assert await one.state(created) is KeyState.REVOKED
 
 
+async def test_a_process_that_missed_changes_which_are_forgotten_begins_anew(
+    one: Process, keys: KeyService, postgres_url: str
+) -> None:
+    created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
+    assert await one.state(created) is KeyState.ACTIVE
+    one.following.cancel()
+    await asyncio.wait([one.following])
+    await behind_its_back(
+        postgres_url,
+        f"{REVOKE_ALL}; UPDATE changes SET revision = revision + 5, key_id = 'another'",
+    )
+    one.following = asyncio.create_task(one.replica.run())
+    await until(lambda: one.replica.revision == created.key.revision + 5)
+    assert await one.state(created) is KeyState.REVOKED
+
+
 async def test_a_made_up_api_key_reaches_no_store(one: Process) -> None:
     await one.postgres.close()
     assert await one.directory.find("tk_" + 40 * "x") is None

@@ -230,6 +230,15 @@ async def test_requests_are_forgotten_after_a_day_and_their_records_deleted(keys
     assert [row["request_id"] for row in remembered] == ["r1", "r3"]
 
 
+async def test_changes_are_forgotten_after_a_day_but_for_the_newest_which_numbers_the_next(keys: Keys) -> None:
+    for _ in range(3):
+        await keys.create()
+    keys.clock.now += timedelta(days=1, minutes=1)
+    revisions = [(await keys.create()).key.revision for _ in range(2)]
+    assert revisions == [4, 5]
+    assert [row["revision"] for row in await keys.rows("SELECT revision FROM changes ORDER BY revision")] == [4, 5]
+
+
 async def test_a_first_answer_whose_minting_secret_is_gone_is_not_made_up(postgres_url: str) -> None:
     async with keys_on(postgres_url) as keys:
         await keys.create(request_id="r1")

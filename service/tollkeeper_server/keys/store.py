@@ -1,7 +1,7 @@
 """Keys in Postgres: what mutations read under the lock and write before they release it, and pages of keys."""
 
 from collections.abc import Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import asyncpg
@@ -19,6 +19,9 @@ from tollkeeper_server.keys.records import (
 from tollkeeper_server.keys.requests import REMEMBERED, Id, Remembered, Request
 from tollkeeper_server.keys.workspace import Algorithm, Needs, Step, StoredSecret, Workspace
 from tollkeeper_server.storage.postgres import Connection
+
+CHANGES_KEPT = timedelta(days=1)
+"""A cache that was cut off for longer begins anew."""
 
 # Takes the lock that makes mutations happen one after the other. What is read later reflects all of them.
 _NEXT_REVISION = "SELECT revision FROM next_numbers('')"
@@ -68,7 +71,8 @@ _STEP_COLUMNS = (
     "revision bigint, tenant_id text, key_id text, owner_id text, kind text, actor text, actor_ip text,"
     " request_id text, changed_at timestamptz, before jsonb, after jsonb"
 )
-# The order of steps is that of the audit log, which chains its events as they come in.
+# The order of steps is that of the audit log, which chains its events as they come in. Outdated changes go as new ones
+# come, two for one, so that they never pile up and the newest one, which numbers the next, always stays.
 _STORE = f"""
     WITH step AS MATERIALIZED (
         SELECT * FROM jsonb_to_recordset($1) AS step ({_STEP_COLUMNS}) ORDER BY revision
@@ -97,6 +101,11 @@ _STORE = f"""
         SELECT revision, tenant_id, key_id,
             CASE WHEN key_id = '' THEN tenant_id || '/' || owner_id ELSE '' END, kind, changed_at
         FROM step
+    ), outdated AS (
+        DELETE FROM changes WHERE revision IN (
+            SELECT revision FROM (SELECT revision, changed_at FROM changes ORDER BY revision LIMIT $8) AS oldest
+            WHERE changed_at <= $9
+        )
     ), audit AS (
         INSERT INTO audit_events (tenant_id, sequence, occurred_at, actor, actor_ip, action, key_id, owner_id,
             request_id, revision, before, after)
@@ -153,6 +162,8 @@ async def store_workspace(connection: Connection, workspace: Workspace) -> None:
             [secret.digest for secret in ended],
             [secret.expires_at for secret in ended],
             workspace.dropped_secrets(),
+            2 * len(workspace.steps),
+            workspace.now() - CHANGES_KEPT,
         )
     if workspace.answered:
         rows = [_answer_row(request, answered) for request, answered in workspace.answered]
