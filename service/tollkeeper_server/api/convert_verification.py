@@ -7,7 +7,7 @@ from tollkeeper.v1.key_pb2 import KeyIdentity
 from tollkeeper_server.api.convert import duration_from, enum_map
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.fields import ip_from
-from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
+from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.key import Secret
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.quota.reservations import Settlement
@@ -44,6 +44,7 @@ def verification_from(
         charges=charges_from(request.charges),
         consume=not request.dry_run,
         reserve=request.reserve,
+        keep=request.keep,
         once_id=request.request_id,
         min_revision=request.min_revision,
         request_id=request_id,
@@ -68,6 +69,7 @@ def verify_response(decision: Decision, *, key: KeyIdentity | None) -> verificat
         degradations=_degradation_messages(decision.degradations),
         request_id=decision.request_id,
         secret=key_pb2.SECRET_UNSPECIFIED if decision.secret is None else SECRETS[decision.secret],
+        kept=None if decision.kept is None else _kept_message(decision.kept),
     )
 
 
@@ -86,6 +88,10 @@ def settle_response(settlement: Settlement) -> verification_service_pb2.SettleRe
     return verification_service_pb2.SettleResponse(
         limits=map(limit_state_message, settlement.limits), already_settled=settlement.already_settled
     )
+
+
+def _kept_message(kept: Kept) -> verification_service_pb2.Kept:
+    return verification_service_pb2.Kept(usable_for=duration_from(kept.usable_for), verifications=kept.verifications)
 
 
 def _degradation_messages(

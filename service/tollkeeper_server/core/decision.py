@@ -50,6 +50,16 @@ class DegradationReason(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """How far an answer may be given again, by who asked for it, to exactly the same question."""
+
+    verifications: int
+    """How often in all, the verification that asked included; 0 means that no limit counts."""
+    usable_for: timedelta
+    """How long, counted from when the question was sent."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
     """The answer to a verification.
 
@@ -66,6 +76,8 @@ class Decision:
     reservation_id: str = ""
     revision: int = 0
     degradations: tuple[DegradationReason, ...] = ()
+    kept: Kept | None = None
+    """Set if the answer may be kept."""
 
     @property
     def allowed(self) -> bool:

@@ -4,8 +4,9 @@ import asyncio
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
+from datetime import timedelta
 
-from tollkeeper_server.core.decision import DecisionCode, DegradationReason
+from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.quota.charge_store import Verdict
@@ -21,7 +22,11 @@ CONTENTION_SECONDS = 1.0
 
 EPOCHS_MAX = 3
 
+UNLIMITED_USABLE_FOR = timedelta(seconds=60)
+"""How long an answer that no limit counts may be kept."""
+
 _NOTHING = ChargeOutcome(code=DecisionCode.ALLOWED, limits=(), retry_after=None)
+_KEPT_UNLIMITED = replace(_NOTHING, kept=Kept(verifications=0, usable_for=UNLIMITED_USABLE_FOR))
 _RATE_LOCAL = (DegradationReason.RATE_LOCAL,)
 _LEDGER_DIRECT = (DegradationReason.LEDGER_DIRECT, DegradationReason.FIGURES_APPROXIMATE)
 
@@ -53,17 +58,18 @@ class Charger:
         consume: bool,
         request_id: str = "",
         reserve: bool = False,
+        keep: int = 0,
     ) -> ChargeOutcome:
         """Charge amounts by unit; units without a limit, and amounts of 0, always fit.
 
         Without ``consume`` nothing is charged, and the code is what it would have been. Under one ``request_id`` a key
         is charged once, and further calls are given the first answer for 10 minutes; a denial is decided anew. If Redis
         does not answer, RATE limits are held by this server's share of them and the others in the ledger, and the
-        answer says so. With ``reserve`` the charge is held until it is settled. Raises Unavailable if no store answers
-        in time.
+        answer says so. With ``reserve`` the charge is held until it is settled. With ``keep`` the answer may be given
+        to so many verifications. Raises Unavailable if no store answers in time.
         """
         if not reserve and not (key is not None and key.limits) and not (owner is not None and owner.limits):
-            return _NOTHING
+            return _KEPT_UNLIMITED if keep else _NOTHING
         demands = Demands(key, owner, charges=charges)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._charge(demands, consume=consume, record=record)

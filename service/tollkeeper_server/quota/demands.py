@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from tollkeeper_server.core.decision import DecisionCode, DegradationReason
+from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
@@ -35,6 +35,8 @@ class ChargeOutcome:
     """The QUOTA and SPEND limits that have the charge's units, if it was allowed."""
     reservation_id: str = ""
     """What to settle, if that was asked for and the charge is allowed."""
+    kept: Kept | None = None
+    """How far the answer may be kept, if that was asked for and the charge is allowed."""
 
 
 class Held(NamedTuple):

@@ -7,10 +7,10 @@ Cheap and pure comes first, spending last. A denial is a value; an exception mea
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason
+from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import LimitState
@@ -37,6 +37,8 @@ class Verification:
     """False decides as if the charge were made, charges nothing and leaves no trace in the usage."""
     reserve: bool = False
     """Hold the charge until it is settled."""
+    keep: int = 0
+    """To how many verifications like this one the answer may be given, this one included; 0 if it is not kept."""
     once_id: str = ""
     """Under it the key is charged once, however often it is asked; empty if the request named none."""
     by_caller: bool = False
@@ -101,6 +103,7 @@ class Verifier:
             consume=verification.consume,
             request_id=verification.once_id,
             reserve=verification.reserve,
+            keep=verification.keep,
         )
         self._record(secret, outcome.code, verification, now)
         return Decision(
@@ -113,6 +116,7 @@ class Verifier:
             degradations=outcome.degradations,
             revision=found.revision,
             request_id=request_id,
+            kept=_until_end(outcome.kept, key.expires_at, secret.expires_at, now=now),
         )
 
     async def verify_many(self, verifications: Sequence[Verification]) -> list[Decision | TollkeeperError]:
@@ -208,3 +212,10 @@ class Verifier:
             return await self.verify(verification)
         except TollkeeperError as fault:
             return fault
+
+
+def _until_end(kept: Kept | None, *ends_at: datetime | None, now: datetime) -> Kept | None:
+    """No answer is kept beyond the end of its key, or of the API key that proved it."""
+    if kept is None:
+        return None
+    return replace(kept, usable_for=min([kept.usable_for, *(end - now for end in ends_at if end is not None)]))
