@@ -67,6 +67,11 @@ class KeyDirectory:
         None if it is none of ours by its shape or tag, which no store is asked for as long as no key was imported. What
         memory knows needs no tag.
         """
+        recalled = self.recall(api_key, min_revision=min_revision)
+        return await self._by_digests.submit(recalled) if isinstance(recalled, tuple) else recalled
+
+    def recall(self, api_key: str, *, min_revision: int = 0) -> Found | tuple[bytes, ...] | None:
+        """As ``find``, from memory alone; the digests to ask Postgres for if that does not suffice."""
         digests = self._keyring.digests(api_key)
         from_memory = self._replica.may_answer() and self._replica.revision >= min_revision
         if from_memory and (known := self._remembered(digests)) is not None and known.record is not None:
@@ -77,7 +82,7 @@ class KeyDirectory:
             digests += foreign_digests(api_key)
         if from_memory and (remembered := self._remembered(digests)) is not None:
             return remembered
-        return await self._by_digests.submit(digests)
+        return digests
 
     async def find_by_key_id(self, key_id: str) -> tuple[Key | None, Owner | None]:
         """The key named ``key_id`` and its owner, always from the truth."""

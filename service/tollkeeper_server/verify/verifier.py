@@ -6,9 +6,10 @@ Cheap and pure comes first, spending last. A denial is a value; an exception mea
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from typing import Any, NamedTuple
 
 from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
@@ -19,7 +20,7 @@ from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.reservations import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
-from tollkeeper_server.verify.directory import KeyDirectory
+from tollkeeper_server.verify.directory import Found, KeyDirectory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,52 +77,20 @@ class Verifier:
 
         KEY_INVALID is the same answer for an API key that is malformed, unknown, or another tenant's.
         """
-        request_id = verification.request_id
-        if not verification.api_key:
-            return Decision(code=DecisionCode.KEY_MISSING, request_id=request_id)
-        found = await self._directory.find(verification.api_key, min_revision=verification.min_revision)
-        if found is None:
-            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
-        if found.revision < verification.min_revision:
-            raise Unavailable("min_revision has not reached this server", reason="REVISION_NOT_REACHED")
-        secret = found.record
-        if secret is None or verification.tenant_id not in (None, secret.key.tenant_id):
-            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
-        now = self._clock()
-        key = found.key_at(now)
-        if key is None:
-            self._record(secret, DecisionCode.KEY_INVALID, verification, now)
-            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
-        code = judge(key, verification.use, now=now, owner=secret.owner)
-        if code is not DecisionCode.ALLOWED or not verification.charges:
-            self._record(secret, code, verification, now)
-            return Decision(code=code, key=key, secret=secret.secret, revision=found.revision, request_id=request_id)
-        outcome = await self._charger.charge(
-            key,
-            owner=secret.owner,
-            charges=verification.charges,
-            consume=verification.consume,
-            request_id=verification.once_id,
-            reserve=verification.reserve,
-            keep=verification.keep,
-        )
-        self._record(secret, outcome.code, verification, now)
-        return Decision(
-            code=outcome.code,
-            key=key,
-            secret=secret.secret,
-            limits=outcome.limits,
-            retry_after=outcome.retry_after,
-            reservation_id=outcome.reservation_id,
-            degradations=outcome.degradations,
-            revision=found.revision,
-            request_id=request_id,
-            kept=_until_end(outcome.kept, key.expires_at, secret.expires_at, now=now),
-        )
+        judged = self._judge_from_memory(verification)
+        if judged is None:
+            found = await self._directory.find(verification.api_key, min_revision=verification.min_revision)
+            judged = self._judge(verification, found)
+        return judged if isinstance(judged, Decision) else await self._charge(verification, judged)
 
     async def verify_many(self, verifications: Sequence[Verification]) -> list[Decision | TollkeeperError]:
-        """Decide each on its own, in order; the fault of one is its answer and no other's."""
-        return await asyncio.gather(*(self._verify_or_fault(verification) for verification in verifications))
+        """Decide each on its own, in order; the fault of one is its answer and no other's.
+
+        What memory alone can answer costs no task.
+        """
+        begun = [self._begin(verification) for verification in verifications]
+        rest = iter(await asyncio.gather(*(each for each in begun if not isinstance(each, _ENDED))))
+        return [each if isinstance(each, _ENDED) else next(rest) for each in begun]
 
     async def check_quota(
         self,
@@ -165,6 +134,71 @@ class Verifier:
         """
         return await self._charger.settle(reservation_id, tenant_id=tenant_id, charges=charges)
 
+    def _begin(self, verification: Verification) -> "Decision | TollkeeperError | Coroutine[Any, Any, _Outcome]":
+        """The outcome or, where it takes a store, what is left to do for it."""
+        try:
+            judged = self._judge_from_memory(verification)
+        except TollkeeperError as fault:
+            return fault
+        if judged is None:
+            return _or_fault(self.verify(verification))
+        return judged if isinstance(judged, Decision) else _or_fault(self._charge(verification, judged))
+
+    def _judge_from_memory(self, verification: Verification) -> "Decision | _Admitted | None":
+        """As ``_judge``; None if memory does not know the key."""
+        if not verification.api_key:
+            return Decision(code=DecisionCode.KEY_MISSING, request_id=verification.request_id)
+        found = self._directory.recall(verification.api_key, min_revision=verification.min_revision)
+        return None if isinstance(found, tuple) else self._judge(verification, found)
+
+    def _judge(self, verification: Verification, found: Found | None) -> "Decision | _Admitted":
+        """Everything but the charge: the decision, or what is left to charge."""
+        request_id = verification.request_id
+        if found is None:
+            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
+        if found.revision < verification.min_revision:
+            raise Unavailable("min_revision has not reached this server", reason="REVISION_NOT_REACHED")
+        secret = found.record
+        if secret is None or verification.tenant_id not in (None, secret.key.tenant_id):
+            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
+        now = self._clock()
+        key = found.key_at(now)
+        if key is None:
+            self._record(secret, DecisionCode.KEY_INVALID, verification, now)
+            return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
+        code = judge(key, verification.use, now=now, owner=secret.owner)
+        if code is DecisionCode.ALLOWED and verification.charges:
+            limited = key.limits or (secret.owner is not None and secret.owner.limits)
+            if limited or verification.reserve or verification.keep:
+                return _Admitted(key, secret, found.revision, now)
+        self._record(secret, code, verification, now)
+        return Decision(code=code, key=key, secret=secret.secret, revision=found.revision, request_id=request_id)
+
+    async def _charge(self, verification: Verification, admitted: "_Admitted") -> Decision:
+        key, secret = admitted.key, admitted.secret
+        outcome = await self._charger.charge(
+            key,
+            owner=secret.owner,
+            charges=verification.charges,
+            consume=verification.consume,
+            request_id=verification.once_id,
+            reserve=verification.reserve,
+            keep=verification.keep,
+        )
+        self._record(secret, outcome.code, verification, admitted.at)
+        return Decision(
+            code=outcome.code,
+            key=key,
+            secret=secret.secret,
+            limits=outcome.limits,
+            retry_after=outcome.retry_after,
+            reservation_id=outcome.reservation_id,
+            degradations=outcome.degradations,
+            revision=admitted.revision,
+            request_id=verification.request_id,
+            kept=_until_end(outcome.kept, key.expires_at, secret.expires_at, now=admitted.at),
+        )
+
     async def _report(
         self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], consume: bool
     ) -> QuotaReport:
@@ -207,11 +241,25 @@ class Verifier:
             return None, None
         return found.key_at(self._clock()), found.record.owner
 
-    async def _verify_or_fault(self, verification: Verification) -> Decision | TollkeeperError:
-        try:
-            return await self.verify(verification)
-        except TollkeeperError as fault:
-            return fault
+
+class _Admitted(NamedTuple):
+    """A verification that every rule but the limits allows."""
+
+    key: Key
+    secret: SecretRecord
+    revision: int
+    at: datetime
+
+
+_Outcome = Decision | TollkeeperError
+_ENDED = (Decision, TollkeeperError)
+
+
+async def _or_fault(work: Coroutine[Any, Any, Decision]) -> _Outcome:
+    try:
+        return await work
+    except TollkeeperError as fault:
+        return fault
 
 
 def _until_end(kept: Kept | None, *ends_at: datetime | None, now: datetime) -> Kept | None:
