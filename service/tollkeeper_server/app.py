@@ -48,7 +48,7 @@ MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """Largest request: a batch of 1,000 verifications, each with all that it may carry."""
 METADATA_BYTES_MAX = 8 * 1024
 
-CACHE_BOUNDS = {"entries_max": 100_000, "unknown_max": 100_000, "tombstones_max": 100_000, "age_max_seconds": 60}
+CACHE_BOUNDS = {"unknown_max": 100_000, "tombstones_max": 100_000, "age_max_seconds": 60}
 
 SERVER_OPTIONS = (
     ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a second server on it
@@ -105,7 +105,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         stack.push_async_callback(postgres.close)
         redis = await Redis.connect(stores.redis)
         stack.push_async_callback(redis.close)
-        cache = RecordCache[SecretRecord](**CACHE_BOUNDS)
+        cache = RecordCache[SecretRecord](entries_max=settings.cache_keys, **CACHE_BOUNDS)
         replica = Replica(stores.postgres, cache=cache)
         stack.push_async_callback(replica.leave)
         await stack.enter_async_context(_background(replica.run(), name="replica"))

@@ -135,6 +135,8 @@ class Settings(BaseSettings):
     """Redis 7 or Valkey 8, or newer: redis://, rediss:// (TLS) or unix://."""
     postgres_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
     """Most connections to Postgres."""
+    cache_keys: Annotated[int, Field(ge=1_000, le=10_000_000)] = 100_000
+    """Most API keys that are answered from memory; each takes about 2.5 KB."""
     peppers: VersionedSecrets | None = None
     """Secrets under which API keys are stored, version:base64[,version:base64]; the highest version makes new ones.
     Needed with ``postgres_url``; generated in ``data_dir`` otherwise."""
