@@ -81,8 +81,10 @@ class Api:
         request = GetMessageClass(descriptor.input_type)() if request is None else request
         if descriptor.client_streaming:
             # Not written to: grpc.aio tells a write that a refusal overtakes as an internal error of the client.
-            stream = self.channel.stream_stream(path, type(request).SerializeToString, answer.FromString)
-            return await stream(metadata=metadata, timeout=timeout).read()
+            streams = self.channel.stream_stream(path, type(request).SerializeToString, answer.FromString)
+            stream = streams(metadata=metadata, timeout=timeout)
+            await stream.done_writing()
+            return await stream.read()
         unary = self.channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
         return await unary(request, metadata=metadata, timeout=timeout)
 

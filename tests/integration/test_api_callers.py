@@ -42,6 +42,7 @@ NEEDED = {
 AVAILABLE = {
     "Verify",
     "BatchVerify",
+    "VerifyStream",
     "CheckQuota",
     "Settle",
     "CreateKey",

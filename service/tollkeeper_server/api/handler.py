@@ -45,7 +45,17 @@ class Authenticator(Protocol):
 class Call:
     """One call under way: what its handler may know of it, and what the access log will tell."""
 
-    __slots__ = ("_caller", "code", "decision", "draining", "readmit", "reason", "request_id", "started")
+    __slots__ = (
+        "_caller",
+        "code",
+        "decision",
+        "draining",
+        "readmit",
+        "reason",
+        "request_id",
+        "started",
+        "verifications",
+    )
 
     draining: asyncio.Event
     """Of streams: set once the server is about to go. A stream then finishes what was asked of it, and ends."""
@@ -60,6 +70,8 @@ class Call:
         self.reason = ""
         self.decision: DecisionCode | None = None
         """What Verify decided."""
+        self.verifications = 0
+        """How many came in batches."""
         self._caller: Caller | None = None
 
     @property
@@ -72,13 +84,15 @@ class Call:
     def caller(self, caller: Caller) -> None:
         self._caller = caller
 
-    def log_fields(self) -> dict[str, str]:
+    def log_fields(self) -> dict[str, str | int]:
         """What is known of it by now, and only that."""
-        fields = {"request_id": self.request_id}
+        fields: dict[str, str | int] = {"request_id": self.request_id}
         if self._caller is not None:
             fields |= {"caller": self._caller.name, "tenant": self._caller.tenant_id}
         if self.decision is not None:
             fields["decision"] = str(self.decision)
+        if self.verifications:
+            fields["verifications"] = self.verifications
         if self.reason:
             fields["reason"] = self.reason
         return fields

@@ -134,6 +134,11 @@ BATCH_VERIFY = Rules(
     {"requests": each(anything, at_least=1, at_most=BATCH_MAX)},
 )
 
+VERIFY_STREAM = Rules(
+    verification_service_pb2.VerifyStreamRequest,
+    {"batch_id": anything, "requests": each(anything, at_least=1, at_most=BATCH_MAX)},
+)
+
 CHECK_QUOTA = Rules(
     verification_service_pb2.CheckQuotaRequest,
     {

@@ -1,5 +1,7 @@
 """VerificationService: the request path."""
 
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1.key_pb2 import KeyIdentity
 from tollkeeper_server.api import not_yet
@@ -16,6 +18,7 @@ from tollkeeper_server.api.handler import Call, rpc
 from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE, VERIFY
+from tollkeeper_server.api.verify_stream import VerificationStream
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
@@ -64,19 +67,14 @@ class VerificationServicer:
     async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> pb.BatchVerifyResponse:
         """Many verifications; what is wrong with one is the answer to that one alone."""
         BATCH_VERIFY.check(request)
-        ids = [_id_of(item) for item in request.requests]
-        asked = [
-            _question_or_fault(item, call.caller, request_id=request_id, at=f"requests[{index}].")
-            for index, (item, request_id) in enumerate(zip(request.requests, ids, strict=True))
-        ]
-        outcomes = iter(await self._verifier.verify_many([it for it in asked if isinstance(it, Verification)]))
-        results = [
-            self._result(next(outcomes) if isinstance(it, Verification) else it, request_id=request_id)
-            for it, request_id in zip(asked, ids, strict=True)
-        ]
-        return pb.BatchVerifyResponse(results=results)
+        return pb.BatchVerifyResponse(results=await self._results(request.requests, call))
 
-    VerifyStream = not_yet.stream_rpc(CallerPermission.VERIFY)
+    @rpc(CallerPermission.VERIFY)
+    def VerifyStream(
+        self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call
+    ) -> AsyncGenerator[pb.VerifyStreamResponse, None]:
+        """Batch after batch, each answered as BatchVerify would."""
+        return VerificationStream(requests, call, decide=lambda batch: self._results(batch, call)).responses()
 
     WatchInvalidations = not_yet.stream_rpc(CallerPermission.VERIFY)
 
@@ -104,6 +102,20 @@ class VerificationServicer:
             charges=dict(request.charges),
         )
         return settle_response(settlement)
+
+    async def _results(self, requests: Sequence[pb.VerifyRequest], call: Call) -> list[pb.VerifyResult]:
+        """One result for each request, in order; what is wrong with one is the answer to that one alone."""
+        call.verifications += len(requests)
+        ids = [_id_of(item) for item in requests]
+        asked = [
+            _question_or_fault(item, call.caller, request_id=request_id, at=f"requests[{index}].")
+            for index, (item, request_id) in enumerate(zip(requests, ids, strict=True))
+        ]
+        outcomes = iter(await self._verifier.verify_many([it for it in asked if isinstance(it, Verification)]))
+        return [
+            self._result(next(outcomes) if isinstance(it, Verification) else it, request_id=request_id)
+            for it, request_id in zip(asked, ids, strict=True)
+        ]
 
     def _answer(self, decision: Decision) -> pb.VerifyResponse:
         self._metrics.decided(decision.code)

@@ -1,0 +1,101 @@
+"""VerifyStream: batch after batch of verifications over one call.
+
+    request ─ may the caller still call? ─ is the batch one? ─ a task that decides it ─ response
+
+Whatever ends the reading, what was read and admitted before is answered first; only then does the stream end: with OK
+if the client is done, the server is about to go or the stream is old, else with the status of what was wrong. A batch
+that was not answered by then was not begun, and may be sent on another stream.
+"""
+
+import asyncio
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+
+from tollkeeper.v1 import verification_service_pb2 as pb
+from tollkeeper_server.api.handler import Call
+from tollkeeper_server.api.validation import VERIFY_STREAM
+from tollkeeper_server.core.errors import TollkeeperError
+
+STREAM_SECONDS = 60.0
+"""Age at which a stream ends, give or take a tenth, so that its client also finds servers that are new."""
+UNDER_WAY_MAX = 1000
+"""A stream with so many verifications unanswered is not read on. One batch more may be on top of them."""
+
+Decide = Callable[[Sequence[pb.VerifyRequest]], Awaitable[list[pb.VerifyResult]]]
+
+
+class VerificationStream:
+    """One stream. ``decide`` gives the results of a batch, in order, and raises nothing for what is wrong with one."""
+
+    def __init__(self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call, *, decide: Decide) -> None:
+        self._requests = requests
+        self._call = call
+        self._decide = decide
+        self._finished: asyncio.Queue[pb.VerifyStreamResponse | None] = asyncio.Queue()
+        self._under_way = 0
+        self._has_room = asyncio.Event()
+
+    async def responses(self) -> AsyncGenerator[pb.VerifyStreamResponse, None]:
+        """The answers, as they are ready; the reader of this is the one who writes them out.
+
+        Raises InvalidArgument for a batch without verifications or with too many, and as ``Call.readmit`` once the
+        caller may not call any more.
+        """
+        serving = asyncio.create_task(self._serve(), name="verify_stream")
+        try:
+            while (response := await self._finished.get()) is not None:
+                yield response
+                self._is_written(response)
+            await serving
+        finally:
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    async def _serve(self) -> None:
+        """Read until there is a reason to end, then wait for the batches under way."""
+        fault: TollkeeperError | None = None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                try:
+                    await self._read_while_open(tasks)
+                except TollkeeperError as error:
+                    fault = error
+        finally:
+            self._finished.put_nowait(None)
+        if fault is not None:
+            raise fault
+
+    async def _read_while_open(self, tasks: asyncio.TaskGroup) -> None:
+        """Read until the client is done, the server is about to go, or the stream is old."""
+        opened = asyncio.timeout(STREAM_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 (no secret)
+        leaving = tasks.create_task(self._close_at_drain(opened))
+        try:
+            async with opened:
+                await self._read(tasks)
+        except TimeoutError:
+            if not opened.expired():
+                raise
+        finally:
+            leaving.cancel()
+
+    async def _read(self, tasks: asyncio.TaskGroup) -> None:
+        async for batch in self._requests:
+            await self._call.readmit()
+            VERIFY_STREAM.check(batch)
+            self._under_way += len(batch.requests)
+            tasks.create_task(self._answer(batch))
+            while self._under_way >= UNDER_WAY_MAX:
+                self._has_room.clear()
+                await self._has_room.wait()
+
+    async def _answer(self, batch: pb.VerifyStreamRequest) -> None:
+        results = await self._decide(batch.requests)
+        self._finished.put_nowait(pb.VerifyStreamResponse(batch_id=batch.batch_id, results=results))
+
+    async def _close_at_drain(self, opened: asyncio.Timeout) -> None:
+        await self._call.draining.wait()
+        opened.reschedule(asyncio.get_running_loop().time())
+
+    def _is_written(self, response: pb.VerifyStreamResponse) -> None:
+        self._under_way -= len(response.results)
+        self._has_room.set()
