@@ -43,6 +43,7 @@ from tollkeeper_server.verify.replica import Replica
 from tollkeeper_server.verify.sign_in import SignIn
 from tollkeeper_server.verify.signing_keys import SigningKeys
 from tollkeeper_server.verify.verifier import Verifier
+from tollkeeper_server.verify.watchers import Watchers
 
 MESSAGE_BYTES_MAX = 8 * 1024 * 1024
 """Largest request: a batch of 1,000 verifications, each with all that it may carry."""
@@ -76,6 +77,7 @@ class Application:
     usage: UsageService
     audit: AuditService
     verifier: Verifier
+    watchers: Watchers
     authenticator: CallerAuthenticator
     profiles: ProfileLibrary | None
     """None if gateways are not served."""
@@ -126,6 +128,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
             usage=UsageService(postgres=postgres, clock=_now),
             audit=AuditService(postgres=postgres),
             verifier=verifier,
+            watchers=replica.watchers,
             authenticator=CallerAuthenticator(verifier, sign_in=_sign_in(settings)),
             profiles=await stack.enter_async_context(_profiles(settings)),
         )
@@ -196,6 +199,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             server,
             gate=gate,
             verifier=parts.verifier,
+            watchers=parts.watchers,
             keys=parts.keys,
             usage=parts.usage,
             audit=parts.audit,

@@ -102,6 +102,7 @@ async def api_on(
             server,
             gate=Gate(authenticator=parts.authenticator, metrics=CallMetrics(registry), log=log, **gate),  # type: ignore[arg-type]
             verifier=parts.verifier,
+            watchers=parts.watchers,
             keys=parts.keys,
             usage=parts.usage,
             audit=parts.audit,

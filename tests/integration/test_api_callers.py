@@ -41,6 +41,7 @@ NEEDED = {
 }
 AVAILABLE = {
     "Verify",
+    "WatchInvalidations",
     "BatchVerify",
     "VerifyStream",
     "CheckQuota",

@@ -39,6 +39,15 @@ def settle(**fields: Any) -> Message:
     return verification_service_pb2.SettleRequest(**fields)
 
 
+def watch(**fields: Any) -> Message:
+    return verification_service_pb2.WatchInvalidationsRequest(**fields)
+
+
+def used(**fields: Any) -> Message:
+    use = verification_service_pb2.KeptUse(**{"key_id": KEY_ID, "verifications": 1, **fields})
+    return watch(uses=[use])
+
+
 def create(**fields: Any) -> Message:
     return key_service_pb2.CreateKeyRequest(**fields)
 
@@ -200,6 +209,10 @@ ALLOWED: list[Message] = [
     settle(reservation_id="res_Az09-"),
     settle(reservation_id="r" * 64, charges={"tokens": 10**15}),
     settle(reservation_id="res", verifications=10_000),
+    watch(),
+    watch(acknowledged_revision=2**63 - 1, renewal=2**63 - 1),
+    watch(uses=[verification_service_pb2.KeptUse(key_id=KEY_ID, verifications=1)] * 1000),
+    used(verifications=10**15, charges={"tokens": 10**15}),
 ]
 
 FORBIDDEN: list[tuple[Message, str]] = [
@@ -209,6 +222,14 @@ FORBIDDEN: list[tuple[Message, str]] = [
     (settle(reservation_id="res", charges={"tokens": -1}), 'charges["tokens"]'),
     (settle(reservation_id="res", verifications=10_001), "verifications"),
     (settle(reservation_id="res", verifications=-1), "verifications"),
+    (watch(acknowledged_revision=-1), "acknowledged_revision"),
+    (watch(renewal=-1), "renewal"),
+    (watch(uses=[verification_service_pb2.KeptUse(key_id=KEY_ID, verifications=1)] * 1001), "uses"),
+    (used(key_id="key"), "uses[0].key_id"),
+    (used(verifications=0), "uses[0].verifications"),
+    (used(verifications=10**15 + 1), "uses[0].verifications"),
+    (used(charges={"Tokens": 1}), "uses[0].charges"),
+    (used(charges={"tokens": -1}), 'uses[0].charges["tokens"]'),
     (verify(keep=10_001), "keep"),
     (verify(keep=-1), "keep"),
     (verify(keep=1, reserve=True), "keep"),

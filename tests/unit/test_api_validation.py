@@ -39,6 +39,7 @@ TABLES = [
     validation.BATCH_VERIFY,
     validation.CHECK_QUOTA,
     validation.SETTLE,
+    validation.WATCH_INVALIDATIONS,
     validation.CREATE_KEY,
     validation.GET_KEY,
     validation.LIST_KEYS,

@@ -20,6 +20,7 @@ from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.usage.service import UsageService
 from tollkeeper_server.verify.verifier import Verifier
+from tollkeeper_server.verify.watchers import Watchers
 
 VERIFICATION_SERVICE = verification_service_pb2.DESCRIPTOR.services_by_name["VerificationService"]
 KEY_SERVICE = key_service_pb2.DESCRIPTOR.services_by_name["KeyService"]
@@ -37,6 +38,7 @@ def register(
     *,
     gate: Gate,
     verifier: Verifier,
+    watchers: Watchers,
     keys: KeyService,
     usage: UsageService,
     audit: AuditService,
@@ -45,7 +47,7 @@ def register(
 ) -> HealthServicer:
     """Put every service onto ``server``, all but health behind ``gate``; whoever calls has health to drain."""
     servicers = {
-        VERIFICATION_SERVICE: VerificationServicer(verifier=verifier, metrics=gate.metrics),
+        VERIFICATION_SERVICE: VerificationServicer(verifier=verifier, watchers=watchers, metrics=gate.metrics),
         KEY_SERVICE: KeyServicer(keys=keys, clock=clock),
         USAGE_SERVICE: UsageServicer(usage=usage),
         AUDIT_SERVICE: AuditServicer(audit=audit),

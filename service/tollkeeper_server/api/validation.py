@@ -29,11 +29,12 @@ from tollkeeper_server.api.rules import (
     text,
 )
 from tollkeeper_server.core.credential import PREFIX_DEFAULT, length_bounds
-from tollkeeper_server.core.limits import LIMITS_MAX, WINDOW_SECONDS_MAX
+from tollkeeper_server.core.limits import AMOUNT_MAX, LIMITS_MAX, WINDOW_SECONDS_MAX
 from tollkeeper_server.keys.commands import UPDATABLE
 
 BATCH_MAX = 1000
 KEEP_MAX = 10_000
+USES_MAX = 1000
 CENTURY_SECONDS = 36_525 * 86_400
 INT32_MAX = 2**31 - 1
 PEPPER_VERSION_MAX = 65_535
@@ -157,6 +158,20 @@ SETTLE = Rules(
         "reservation_id": matching(r"[A-Za-z0-9_-]{1,64}", "must be as VerifyResponse gave it"),
         "charges": fields.charges,
         "verifications": between(0, KEEP_MAX),
+    },
+)
+
+_KEPT_USE = Rules(
+    verification_service_pb2.KeptUse,
+    {"key_id": fields.key_id, "verifications": between(1, AMOUNT_MAX), "charges": fields.charges},
+)
+
+WATCH_INVALIDATIONS = Rules(
+    verification_service_pb2.WatchInvalidationsRequest,
+    {
+        "acknowledged_revision": between(0, INT64_MAX),
+        "renewal": between(0, INT64_MAX),
+        "uses": each(nested(_KEPT_USE), at_most=USES_MAX),
     },
 )
 

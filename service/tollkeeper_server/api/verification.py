@@ -19,11 +19,13 @@ from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE, VERIFY
 from tollkeeper_server.api.verify_stream import VerificationStream
+from tollkeeper_server.api.watch import watch
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.verify.verifier import Verification, Verifier
+from tollkeeper_server.verify.watchers import Watchers
 
 IDENTITIES_MAX = 1024
 
@@ -49,8 +51,9 @@ class Identities:
 class VerificationServicer:
     """Answers verifications of one at a time and of many."""
 
-    def __init__(self, *, verifier: Verifier, metrics: CallMetrics) -> None:
+    def __init__(self, *, verifier: Verifier, watchers: Watchers, metrics: CallMetrics) -> None:
         self._verifier = verifier
+        self._watchers = watchers
         self._metrics = metrics
         self._identities = Identities()
 
@@ -76,7 +79,12 @@ class VerificationServicer:
         """Batch after batch, each answered as BatchVerify would."""
         return VerificationStream(requests, call, decide=lambda batch: self._results(batch, call)).responses()
 
-    WatchInvalidations = not_yet.stream_rpc(CallerPermission.VERIFY)
+    @rpc(CallerPermission.VERIFY)
+    def WatchInvalidations(
+        self, requests: AsyncIterator[pb.WatchInvalidationsRequest], call: Call
+    ) -> AsyncGenerator[pb.WatchInvalidationsResponse, None]:
+        """The changes that end kept answers, and the lease under which they may be given."""
+        return watch(requests, call, watchers=self._watchers, verifier=self._verifier)
 
     @rpc(CallerPermission.VERIFY)
     async def CheckQuota(self, request: pb.CheckQuotaRequest, call: Call) -> pb.CheckQuotaResponse:

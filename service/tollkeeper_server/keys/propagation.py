@@ -10,9 +10,12 @@ from tollkeeper_server.storage.postgres import Postgres
 
 LEASE_SECONDS_MAX = 2.0
 """Longest lease that a replica takes."""
-WAIT_SECONDS = LEASE_SECONDS_MAX + 0.15
+WAIT_SECONDS = LEASE_SECONDS_MAX + 0.2
+"""Replicas wait for their clients' leases, which may end a hundredth later than theirs."""
 POLL_SECONDS_MIN = 0.001
 POLL_SECONDS_MAX = 0.05
+POLL_GROWTH = 1.25
+"""What takes long is asked for less often; the answer is found late by a quarter of the time that it took, at most."""
 
 # Replicas whose lease ran out answer nothing from memory, so they count no more. The clock is the database's alone.
 _FRONTIER = """
@@ -68,7 +71,7 @@ class Confirmations:
             for waiter in confirmed:
                 if not waiter.done():
                     waiter.set_result(None)
-            pause = POLL_SECONDS_MIN if confirmed else min(2 * pause, POLL_SECONDS_MAX)
+            pause = POLL_SECONDS_MIN if confirmed else min(POLL_GROWTH * pause, POLL_SECONDS_MAX)
             await asyncio.sleep(pause)
 
     async def _frontier(self) -> int:

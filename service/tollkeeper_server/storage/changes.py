@@ -18,6 +18,7 @@ class Change:
 
     revision: int
     tenant_id: str
+    """Empty in changes from before tenants were named."""
     subject: str
     """The key that changed; or the owner whose keys all did, see ``owner_subject``."""
     adds_secret: bool
@@ -46,6 +47,12 @@ async def read_changes(
 def owner_subject(tenant_id: str, owner_id: str) -> str:
     """What an owner is called in changes; no key_id has a "/"."""
     return f"{tenant_id}/{owner_id}"
+
+
+def key_or_owner(subject: str) -> tuple[str, str]:
+    """The key_id, or else the owner_id, of the subject of a change; the other one is empty."""
+    _, slash, owner_id = subject.partition("/")
+    return ("", owner_id) if slash else (subject, "")
 
 
 async def read_revision(connection: "asyncpg.Connection[asyncpg.Record]", *, timeout: float) -> int:

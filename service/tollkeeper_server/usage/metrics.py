@@ -4,7 +4,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 USAGE_LOST = Counter(
     "tollkeeper_usage_lost_total",
-    "Verifications and units that were not counted: too many keys at once, or too many units of one key.",
+    "What was not counted: too many keys at once, too many units of one key, or uses of kept answers while Postgres was"
+    " away.",
 )
 USAGE_WAITING = Gauge(
     "tollkeeper_usage_waiting", "Minutes of keys that are counted in memory and not yet in the database."

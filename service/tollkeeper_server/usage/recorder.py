@@ -113,6 +113,15 @@ class UsageRecorder:
         if minute is not None:
             minute.charge(charges)
 
+    def record_kept(self, key: Key, *, verifications: int, charges: Mapping[str, int], now: datetime) -> None:
+        """Count verifications that a caller answered from what it had kept, and their units, all of them together."""
+        minute = self._minute(key, now)
+        if minute is None:
+            return
+        decisions = minute.decisions
+        decisions[DecisionCode.ALLOWED] = decisions.get(DecisionCode.ALLOWED, 0) + verifications
+        minute.charge(charges)
+
     def record_caller(self, secret: SecretRecord, *, client_ip: Address | None, now: datetime) -> None:
         """Note the use of a caller's own key, which counts as no verification."""
         minute = self._minute(secret.key, now)

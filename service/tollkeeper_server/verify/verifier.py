@@ -48,6 +48,15 @@ class Verification:
     request_id: str = ""
 
 
+class KeptUse(NamedTuple):
+    """What a caller used the kept answers of one key for."""
+
+    key_id: str
+    verifications: int
+    charges: Mapping[str, int]
+    """Of all of them together."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuotaReport:
     """Where limits stand, and the code that Verify would give for them alone."""
@@ -133,6 +142,14 @@ class Verifier:
         Raises NotFound if ``tenant_id`` (None: any tenant) has no such reservation.
         """
         return await self._charger.settle(reservation_id, tenant_id=tenant_id, charges=charges)
+
+    async def record_kept(self, uses: Sequence[KeptUse], *, tenant_id: str | None) -> None:
+        """Count as usage what kept answers were used for, of keys of ``tenant_id`` (None: of any tenant) only."""
+        found = await asyncio.gather(*(self._directory.find_by_key_id(use.key_id) for use in uses))
+        now = self._clock()
+        for use, (key, _) in zip(uses, found, strict=True):
+            if key is not None and tenant_id in (None, key.tenant_id):
+                self._usage.record_kept(key, verifications=use.verifications, charges=use.charges, now=now)
 
     def _begin(self, verification: Verification) -> "Decision | TollkeeperError | Coroutine[Any, Any, _Outcome]":
         """The outcome or, where it takes a store, what is left to do for it."""

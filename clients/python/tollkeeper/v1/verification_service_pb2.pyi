@@ -491,7 +491,8 @@ class WatchInvalidationsRequest(_message.Message):
     USES_FIELD_NUMBER: _builtins.int
     acknowledged_revision: _builtins.int
     """Every change up to this revision is applied: no kept answer older than that is given again. In the first message the
-    revision to go on from after a lost stream, or 0 to begin anew. 0 to 2^63-1.
+    revision to go on from after a lost stream, or 0 to begin anew. 0 to 2^63-1; the last of them says farewell: no kept
+    answer is given again at all, and no change waits for this holder any more.
     """
     renewal: _builtins.int
     """Asks for the lease; the server's answer names the same number, so that the holder knows from which moment its lease
@@ -499,7 +500,9 @@ class WatchInvalidationsRequest(_message.Message):
     """
     @_builtins.property
     def uses(self) -> _containers.RepeatedCompositeFieldContainer[Global___KeptUse]:
-        """What kept answers were used for since the last message; at most 1,000. Counted as usage, once a message."""
+        """What kept answers were used for since the last message; at most 1,000. Counted as usage, once a message, for keys of
+        the caller's tenant (root callers: any). What was on its way when a stream broke is not counted, nor told again.
+        """
 
     def __init__(
         self,
