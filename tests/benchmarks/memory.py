@@ -26,6 +26,7 @@ import psutil
 import uvloop
 
 from tollkeeper_server.core.cache import RecordCache
+from tollkeeper_server.core.changes import owner_subject
 from tollkeeper_server.core.credential import Keyring, default_length, hint
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.policy import Use
@@ -36,7 +37,6 @@ from tollkeeper_server.keys.upgrades import Upgrades
 from tollkeeper_server.quota.charging import charging
 from tollkeeper_server.settings import StoreUrls
 from tollkeeper_server.storage.boottime import boottime
-from tollkeeper_server.storage.changes import owner_subject
 from tollkeeper_server.storage.migrate import migrate
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.storage.redis import Redis

@@ -9,9 +9,9 @@ from structlog import get_logger
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.handler import Call
 from tollkeeper_server.api.validation import WATCH_INVALIDATIONS
+from tollkeeper_server.core.changes import Change
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.sessions import FAREWELL, News
-from tollkeeper_server.storage.changes import Change, key_or_owner
 from tollkeeper_server.usage import metrics
 from tollkeeper_server.verify.verifier import KeptUse, Verifier
 from tollkeeper_server.verify.watchers import Watch, Watchers
@@ -74,7 +74,7 @@ async def _listen(
             return
 
 
-def _message(news: News[Change]) -> pb.WatchInvalidationsResponse:
+def _message(news: News) -> pb.WatchInvalidationsResponse:
     message = pb.WatchInvalidationsResponse(
         revision=news.revision,
         invalidations=map(_invalidation, news.changes),
@@ -87,8 +87,9 @@ def _message(news: News[Change]) -> pb.WatchInvalidationsResponse:
 
 
 def _invalidation(change: Change) -> pb.Invalidation:
-    key_id, owner_id = key_or_owner(change.subject)
-    return pb.Invalidation(revision=change.revision, key_id=key_id, tenant_id=change.tenant_id, owner_id=owner_id)
+    return pb.Invalidation(
+        revision=change.revision, key_id=change.key_id, tenant_id=change.tenant_id, owner_id=change.owner_id
+    )
 
 
 class _Uses:

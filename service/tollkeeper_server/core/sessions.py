@@ -15,8 +15,8 @@ Times are seconds of ``CLOCK_BOOTTIME``; the server counts a lease from when it 
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
+from tollkeeper_server.core.changes import Change
 from tollkeeper_server.core.lease import DRIFT
 
 FAREWELL = 2**63 - 1
@@ -25,27 +25,12 @@ FAREWELL = 2**63 - 1
 NEVER = float("-inf")
 
 
-class Change(Protocol):
-    """A change of a key or an owner."""
-
-    @property
-    def revision(self) -> int:
-        """Grows by one from change to change."""
-
-    @property
-    def tenant_id(self) -> str:
-        """Whose key or owner it is; empty if that is not known."""
-
-
-ChangeT = TypeVar("ChangeT", bound=Change)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class News(Generic[ChangeT]):
+class News:
     """What a session is told at once: first to begin anew, then the changes, then the lease."""
 
     reset: bool
-    changes: Sequence[ChangeT]
+    changes: Sequence[Change]
     revision: int
     """Every change up to here is told."""
     renewal: int = 0
@@ -53,7 +38,7 @@ class News(Generic[ChangeT]):
     lease_seconds: float = 0.0
 
 
-class Session(Generic[ChangeT]):
+class Session:
     """What one client was told, what it acknowledged, and until when it may answer alone."""
 
     __slots__ = (
@@ -75,7 +60,7 @@ class Session(Generic[ChangeT]):
         self.acknowledged = -1
         self.lease_until = NEVER
         self._owed = -1
-        self._pending: deque[ChangeT] = deque()
+        self._pending: deque[Change] = deque()
         self._reset = False
         self._renewal = 0
         self._needed = -1
@@ -101,7 +86,7 @@ class Session(Generic[ChangeT]):
         self._reset = True
         self._owed = revision
 
-    def tell(self, change: ChangeT, *, pending_max: int) -> None:
+    def tell(self, change: Change, *, pending_max: int) -> None:
         """A change that concerns it; a client that does not listen is only remembered as one that begins anew."""
         self._owed = change.revision
         if not change.tenant_id or len(self._pending) >= pending_max:
@@ -120,7 +105,7 @@ class Session(Generic[ChangeT]):
         self.lease_until = NEVER
         self._renewal = 0
 
-    def take(self, *, now: float, lease_seconds: float, revision: int, at_most: int) -> News[ChangeT] | None:
+    def take(self, *, now: float, lease_seconds: float, revision: int, at_most: int) -> News | None:
         """What to tell now, with a lease if one is due; None if nothing. What it gives counts as told."""
         changes = [self._pending.popleft() for _ in range(min(at_most, len(self._pending)))]
         if self._pending:  # the lease comes after the last of them
@@ -144,7 +129,7 @@ class Session(Generic[ChangeT]):
         return news
 
 
-class Sessions(Generic[ChangeT]):
+class Sessions:
     """All sessions of a server, and the changes that it applied last, for clients that come back.
 
     ``revision`` is the last change applied. Bounded in changes that are remembered for all (``recent_max``) and in
@@ -152,20 +137,20 @@ class Sessions(Generic[ChangeT]):
     """
 
     def __init__(self, *, recent_max: int, pending_max: int) -> None:
-        self._recent: deque[ChangeT] = deque(maxlen=recent_max)
+        self._recent: deque[Change] = deque(maxlen=recent_max)
         self._pending_max = pending_max
-        self._sessions: set[Session[ChangeT]] = set()
+        self._sessions: set[Session] = set()
         self.revision = -1
 
     def __len__(self) -> int:
         return len(self._sessions)
 
-    def open(self, tenant: str | None, *, acknowledged: int) -> Session[ChangeT]:
+    def open(self, tenant: str | None, *, acknowledged: int) -> Session:
         """A new session of a client that has applied every change up to ``acknowledged``; 0 if it knows nothing.
 
         Where not all that it missed is remembered, or it knows more than this server, it begins anew.
         """
-        session = Session[ChangeT](tenant)
+        session = Session(tenant)
         oldest = self._recent[0].revision if self._recent else self.revision + 1
         if acknowledged > 0 and oldest - 1 <= acknowledged <= self.revision:
             session.acknowledged = acknowledged
@@ -177,12 +162,12 @@ class Sessions(Generic[ChangeT]):
         self._sessions.add(session)
         return session
 
-    def close(self, session: Session[ChangeT], *, now: float) -> None:
+    def close(self, session: Session, *, now: float) -> None:
         """Its stream is over; it holds on until its lease ends."""
         session.is_open = False
         self._forget(now)
 
-    def apply(self, change: ChangeT) -> None:
+    def apply(self, change: Change) -> None:
         """Tell a change that this server has applied to its own memory."""
         self.revision = change.revision
         self._recent.append(change)
@@ -196,7 +181,7 @@ class Sessions(Generic[ChangeT]):
         for session in self._sessions:
             session.begin_anew(revision)
 
-    def acknowledge(self, session: Session[ChangeT], revision: int) -> None:
+    def acknowledge(self, session: Session, revision: int) -> None:
         """The client has applied every change up to ``revision``. What it was not told cannot be meant."""
         if revision == FAREWELL:
             session.give_up()
@@ -228,7 +213,7 @@ class Sessions(Generic[ChangeT]):
         """When the last lease ends."""
         return max((session.lease_until for session in self._sessions), default=NEVER)
 
-    def _tell(self, session: Session[ChangeT], change: ChangeT) -> None:
+    def _tell(self, session: Session, change: Change) -> None:
         if session.tenant in (None, change.tenant_id) or not change.tenant_id:
             session.tell(change, pending_max=self._pending_max)
         elif session.has_acknowledged_all:

@@ -1,8 +1,8 @@
 """Changes: what caches have to follow. The table is the truth; the notification only wakes those who read it."""
 
-from dataclasses import dataclass
-
 import asyncpg
+
+from tollkeeper_server.core.changes import Change
 
 CHANNEL = "tollkeeper_changes"
 
@@ -10,21 +10,6 @@ _READ = "SELECT revision, tenant_id, key_id, owner, kind FROM changes WHERE revi
 _REVISION = "SELECT coalesce(max(revision), 0) FROM changes"
 _HAS_IMPORTS = "SELECT EXISTS (SELECT FROM secrets WHERE imported)"
 _ADD_SECRETS = frozenset({"CreateKey", "ImportKeys", "RotateKey"})
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One change of one subject."""
-
-    revision: int
-    tenant_id: str
-    """Empty in changes from before tenants were named."""
-    subject: str
-    """The key that changed; or the owner whose keys all did, see ``owner_subject``."""
-    adds_secret: bool
-    """Whether an API key that nobody knew is known from now on."""
-    imports: bool
-    """Whether that API key may have any shape."""
 
 
 async def read_changes(
@@ -42,17 +27,6 @@ async def read_changes(
         )
         for row in rows
     ]
-
-
-def owner_subject(tenant_id: str, owner_id: str) -> str:
-    """What an owner is called in changes; no key_id has a "/"."""
-    return f"{tenant_id}/{owner_id}"
-
-
-def key_or_owner(subject: str) -> tuple[str, str]:
-    """The key_id, or else the owner_id, of the subject of a change; the other one is empty."""
-    _, slash, owner_id = subject.partition("/")
-    return ("", owner_id) if slash else (subject, "")
 
 
 async def read_revision(connection: "asyncpg.Connection[asyncpg.Record]", *, timeout: float) -> int:

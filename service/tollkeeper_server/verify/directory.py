@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from tollkeeper_server.core.cache import Absence, RecordCache
+from tollkeeper_server.core.changes import owner_subject
 from tollkeeper_server.core.credential import Keyring, foreign_digests
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_owner, find_with_owners
@@ -12,7 +13,6 @@ from tollkeeper_server.keys.upgrades import Upgrades
 from tollkeeper_server.keys.workspace import Algorithm
 from tollkeeper_server.storage.batcher import Batcher
 from tollkeeper_server.storage.boottime import boottime
-from tollkeeper_server.storage.changes import owner_subject
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.verify.replica import Replica
 

@@ -3,10 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
+from tollkeeper_server.core.changes import Change
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.lease import Lease
 from tollkeeper_server.core.sessions import News, Session, Sessions
-from tollkeeper_server.storage.changes import Change
 
 RECENT_MAX = 10_000
 PENDING_MAX = 10_000
@@ -23,7 +23,7 @@ class Watchers:
         self._lease = lease
         self._clock = clock
         self._moved = moved
-        self._sessions = Sessions[Change](recent_max=RECENT_MAX, pending_max=PENDING_MAX)
+        self._sessions = Sessions(recent_max=RECENT_MAX, pending_max=PENDING_MAX)
         self._watches: set[Watch] = set()
 
     def watch(self, tenant_id: str | None, *, acknowledged: int) -> "Watch":
@@ -67,14 +67,14 @@ class Watchers:
         """When the last lease ends; 0 or less if all have."""
         return self._sessions.last_end() - self._clock()
 
-    def acknowledge(self, session: Session[Change], revision: int) -> None:
+    def acknowledge(self, session: Session, revision: int) -> None:
         """The client has applied every change up to ``revision``."""
         waited_for = not session.has_acknowledged_all
         self._sessions.acknowledge(session, revision)
         if waited_for:
             self._moved()
 
-    def take(self, session: Session[Change]) -> News[Change] | None:
+    def take(self, session: Session) -> News | None:
         """What to tell the client now."""
         now = self._clock()
         return session.take(
@@ -84,7 +84,7 @@ class Watchers:
             at_most=CHANGES_PER_MESSAGE,
         )
 
-    def close(self, watch: "Watch", session: Session[Change]) -> None:
+    def close(self, watch: "Watch", session: Session) -> None:
         """The stream is over."""
         self._watches.discard(watch)
         self._sessions.close(session, now=self._clock())
@@ -94,7 +94,7 @@ class Watchers:
 class Watch:
     """One client's stream of changes and leases."""
 
-    def __init__(self, watchers: Watchers, session: Session[Change]) -> None:
+    def __init__(self, watchers: Watchers, session: Session) -> None:
         self._watchers = watchers
         self._session = session
         self._wake = asyncio.Event()
@@ -126,7 +126,7 @@ class Watch:
             self._session.ask(renewal)
         self.look()
 
-    def take(self) -> News[Change] | None:
+    def take(self) -> News | None:
         """What to tell now; None if nothing. It counts as told."""
         return self._watchers.take(self._session)
 
