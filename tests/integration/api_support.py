@@ -74,19 +74,22 @@ class Api:
         return (("authorization", f"Bearer {created.api_key}"),)
 
     async def call(self, method: str, request: Message | None, *, metadata: Metadata, timeout: float = 5) -> Any:
-        """Call any RPC by its name; of a stream only what it says unasked. None sends an empty message."""
+        """Call any RPC by its name; of a stream its first answer. None sends an empty message, and a stream nothing."""
         descriptor = METHODS[method]
         path = f"/{descriptor.containing_service.full_name}/{method}"
         answer = GetMessageClass(descriptor.output_type)
-        request = GetMessageClass(descriptor.input_type)() if request is None else request
+        asks = GetMessageClass(descriptor.input_type)
         if descriptor.client_streaming:
-            # Not written to: grpc.aio tells a write that a refusal overtakes as an internal error of the client.
-            streams = self.channel.stream_stream(path, type(request).SerializeToString, answer.FromString)
+            streams = self.channel.stream_stream(path, asks.SerializeToString, answer.FromString)
             stream = streams(metadata=metadata, timeout=timeout)
+            if (
+                request is not None
+            ):  # grpc.aio tells a write that a refusal overtakes as an internal error of the client
+                await stream.write(request)
             await stream.done_writing()
             return await stream.read()
-        unary = self.channel.unary_unary(path, type(request).SerializeToString, answer.FromString)
-        return await unary(request, metadata=metadata, timeout=timeout)
+        unary = self.channel.unary_unary(path, asks.SerializeToString, answer.FromString)
+        return await unary(asks() if request is None else request, metadata=metadata, timeout=timeout)
 
 
 @asynccontextmanager

@@ -39,31 +39,6 @@ NEEDED = {
     "ListFindings": "tollkeeper:usage.read",
     "ListAuditEvents": "tollkeeper:audit.read",
 }
-AVAILABLE = {
-    "Verify",
-    "WatchInvalidations",
-    "BatchVerify",
-    "VerifyStream",
-    "CheckQuota",
-    "Settle",
-    "CreateKey",
-    "GetKey",
-    "ListKeys",
-    "UpdateKey",
-    "DisableKey",
-    "EnableKey",
-    "RotateKey",
-    "EndOverlap",
-    "RevokeKeys",
-    "GetOwner",
-    "SetOwner",
-    "RevokeKey",
-    "ImportKeys",
-    "ReportLeakedKeys",
-    "GetUsage",
-    "ListFindings",
-    "ListAuditEvents",
-}
 
 
 @pytest.fixture
@@ -111,13 +86,6 @@ async def test_a_customers_wildcard_does_not_make_a_caller(api: Api) -> None:
         ([], grpc.StatusCode.PERMISSION_DENIED),
     ]:
         assert await code_of(api, "Verify", await api.caller(permissions=permissions)) is expected
-
-
-async def test_what_is_not_there_yet_says_so_to_those_who_may_call_it(api: Api) -> None:
-    for method in METHODS.keys() - AVAILABLE:
-        with refused(grpc.StatusCode.UNIMPLEMENTED) as details:
-            await api.call(method, None, metadata=api.root)
-        assert details.reason == "NOT_YET_AVAILABLE"
 
 
 async def test_a_caller_is_refused_once_its_key_is_revoked_and_told_why(api: Api) -> None:

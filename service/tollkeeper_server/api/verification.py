@@ -4,7 +4,6 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1.key_pb2 import KeyIdentity
-from tollkeeper_server.api import not_yet
 from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_verification import (
     charges_from,

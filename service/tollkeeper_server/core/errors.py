@@ -8,7 +8,6 @@ TollkeeperError
 ├── AlreadyExists        the request_id was used for something else
 ├── FailedPrecondition   the key's state does not allow the change
 ├── Aborted              someone else changed the record first
-├── Unimplemented        belongs to the contract, not yet to this server
 ├── ResourceExhausted    the server sheds load
 └── Unavailable          a store did not answer, or not in time
 """
@@ -72,10 +71,6 @@ class FailedPrecondition(TollkeeperError):
 
 class Aborted(TollkeeperError):
     """Someone else changed the record first."""
-
-
-class Unimplemented(TollkeeperError):
-    """Belongs to the contract, not yet to this server."""
 
 
 class ResourceExhausted(TollkeeperError):
