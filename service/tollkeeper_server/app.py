@@ -10,6 +10,7 @@ import grpc
 import structlog
 from prometheus_client import REGISTRY
 
+from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.metrics import CallMetrics
@@ -192,7 +193,9 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
     Draining tells first that the server is going, so that clients go elsewhere, and only then refuses calls; what is
     under way may finish. ``hurry`` ends it at once. Raises StartupError if a port cannot be had.
     """
-    gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), log=structlog.get_logger())
+    log = structlog.get_logger()
+    access_log = AccessLog(log)
+    gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), access_log=access_log, log=log)
     with metrics_endpoint(settings) as metrics_address:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         health = register(
@@ -214,7 +217,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
         for each in servers:
             await each.start()
         try:
-            structlog.get_logger().info("serving", **listening.log_fields())
+            log.info("serving", **listening.log_fields())
             yield listening
         finally:
             for health in servers.values():
@@ -224,6 +227,7 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             for health in servers.values():
                 health.close()
             await asyncio.gather(*(_stop(each, grace_seconds=settings.grace_seconds, hurry=hurry) for each in servers))
+            access_log.flush()
 
 
 def _edge_server(

@@ -16,6 +16,7 @@ from tollkeeper.v1 import (
     usage_service_pb2_grpc,
     verification_service_pb2_grpc,
 )
+from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.server import SERVICES, register
@@ -33,17 +34,24 @@ METHODS = {method.name: method for service in SERVICES for method in service.met
 Metadata = Sequence[tuple[str, str]]
 
 
-class AccessLog:
+class Log:
     """Remembers what the gate logs."""
 
     def __init__(self) -> None:
-        self.lines: list[dict[str, Any]] = []
+        self._lines: list[dict[str, Any]] = []
+        self.access_log = AccessLog(self)  # type: ignore[arg-type]  # has what is used of a logger
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """Those of all calls that have ended."""
+        self.access_log.flush()
+        return self._lines
 
     def bind(self) -> Self:
         return self
 
     def info(self, event: str, **fields: Any) -> None:
-        self.lines.append({"event": event, **fields})
+        self._lines.append({"event": event, **fields})
 
     error = info
 
@@ -51,7 +59,7 @@ class AccessLog:
 class Api:
     """A server and what it takes to call it."""
 
-    def __init__(self, channel: grpc.aio.Channel, parts: Application, registry: CollectorRegistry, log: AccessLog):
+    def __init__(self, channel: grpc.aio.Channel, parts: Application, registry: CollectorRegistry, log: Log):
         self.channel = channel
         self.parts = parts
         self.registry = registry
@@ -98,12 +106,18 @@ async def api_on(
 ) -> AsyncIterator[Api]:
     """Serve the API on these stores, with ``more`` settings."""
     settings = Settings(peppers={1: SECRET}, tag_keys={1: SECRET}, **(more or {}))  # type: ignore[arg-type]
-    registry, log = CollectorRegistry(), AccessLog()
+    registry, log = CollectorRegistry(), Log()
     async with application(settings, StoreUrls(postgres=postgres_url, redis=redis_url)) as parts:
         server = grpc.aio.server(options=SERVER_OPTIONS)
         health = register(
             server,
-            gate=Gate(authenticator=parts.authenticator, metrics=CallMetrics(registry), log=log, **gate),  # type: ignore[arg-type]
+            gate=Gate(
+                authenticator=parts.authenticator,
+                metrics=CallMetrics(registry),
+                access_log=log.access_log,
+                log=log,  # type: ignore[arg-type]
+                **gate,
+            ),
             verifier=parts.verifier,
             watchers=parts.watchers,
             keys=parts.keys,

@@ -16,7 +16,7 @@ from envoy.service.ratelimit.v3 import rls_pb2, rls_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client import CollectorRegistry
 
-from tests.integration.api_support import ROOT, SECRET, AccessLog, Metadata
+from tests.integration.api_support import ROOT, SECRET, Log, Metadata
 from tests.unit.test_profile_faults import GOOD
 from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.metrics import CallMetrics
@@ -39,7 +39,7 @@ class NobodyKnows:
 class Edge:
     """The server for gateways in this process, and what it takes to call it."""
 
-    def __init__(self, channel: grpc.aio.Channel, parts: Application, log: AccessLog) -> None:
+    def __init__(self, channel: grpc.aio.Channel, parts: Application, log: Log) -> None:
         self.parts = parts
         self.log = log
         self._check: Any = pb_grpc.AuthorizationStub(channel).Check
@@ -70,10 +70,15 @@ class Edge:
 @asynccontextmanager
 async def edge_on(profiles: Path, postgres_url: str, redis_url: str, **gate: Any) -> AsyncIterator[Edge]:
     settings = Settings(peppers={1: SECRET}, tag_keys={1: SECRET})  # type: ignore[arg-type]
-    log = AccessLog()
+    log = Log()
     async with application(settings, StoreUrls(postgres=postgres_url, redis=redis_url)) as parts:
         server = grpc.aio.server()
-        guard = Gate(authenticator=parts.authenticator, metrics=CallMetrics(CollectorRegistry()), log=log)  # type: ignore[arg-type]
+        guard = Gate(
+            authenticator=parts.authenticator,
+            metrics=CallMetrics(CollectorRegistry()),
+            access_log=log.access_log,
+            log=log,  # type: ignore[arg-type]
+        )
         health = register_edge(
             server,
             gate=replace(guard, **gate),

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import UTC, datetime
 from typing import Any, Self
 
 import grpc
@@ -12,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from tests.tools.refusals import refused
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1 import verification_service_pb2_grpc as pb_grpc
+from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.handler import Call, Gate, rpc
 from tollkeeper_server.api.metadata import peer_address
 from tollkeeper_server.api.metrics import CallMetrics
@@ -52,8 +54,9 @@ class Log:
         return found
 
     async def access_line(self) -> dict[str, Any]:
-        """The line of the one call that was made."""
+        """The line of the one call that was made, without the moment of it."""
         (line,) = await self.access_lines(1)
+        assert abs((datetime.now(UTC) - line.pop("timestamp")).total_seconds()) < 60
         return line
 
 
@@ -117,6 +120,7 @@ class Harness:
         self.gate = Gate(
             authenticator=self.authenticator,
             metrics=CallMetrics(self.registry),
+            access_log=AccessLog(self.log),  # type: ignore[arg-type]
             log=self.log,  # type: ignore[arg-type]  # has what the gate uses of a logger
             call_seconds_max=CALL_SECONDS_MAX,
         )

@@ -1,8 +1,11 @@
 """Log lines: whole, readable by machines, free of secrets, and never the reason why a call fails."""
 
+import asyncio
 import io
 import json
 import logging
+import subprocess
+import sys
 import warnings
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -134,6 +137,45 @@ def test_no_line_carries_an_api_key(log_format: LogFormat) -> None:
     assert API_KEY not in stream.text
     assert "imported" not in stream.text
     assert len(stream.text.splitlines()) == 4
+
+
+async def test_lines_of_one_turn_of_the_loop_are_written_together_and_none_passes_another() -> None:
+    stream = configured()
+    log = structlog.get_logger()
+    log.info("first")
+    log.info("second")
+    assert stream.events == []
+    await asyncio.sleep(0)
+    assert [event["event"] for event in stream.events] == ["first", "second"]
+    log.info("third")
+    log.warning("fourth")  # is written at once
+    assert [event["event"] for event in stream.events] == ["first", "second", "third", "fourth"]
+    await asyncio.sleep(0)
+    assert len(stream.events) == 4
+
+
+def test_what_a_process_logged_last_is_written_before_it_ends() -> None:
+    program = """
+import asyncio, structlog
+from tollkeeper_server.api.logs import configure_logging
+
+async def main():
+    structlog.get_logger().info("last")
+    raise SystemExit(3)
+
+configure_logging(log_format="json", level="info")
+asyncio.run(main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 3
+    assert json.loads(ended.stderr)["event"] == "last"
+
+
+@pytest.mark.parametrize("log_format", ["json", "pretty"])
+def test_a_line_tells_the_moment_that_it_is_given(log_format: LogFormat) -> None:
+    stream = configured(log_format)
+    structlog.get_logger().info("call", timestamp=datetime(2026, 1, 2, 3, 4, 5, 678900, tzinfo=UTC))
+    assert "2026-01-02T03:04:05.678900Z" in stream.text
 
 
 def test_values_that_json_does_not_know_are_named_by_their_type_alone() -> None:

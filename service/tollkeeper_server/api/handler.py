@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError, Message
 from google.protobuf.message_factory import GetMessageClass
 from structlog.typing import FilteringBoundLogger
 
+from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.errors import Context, DeadlineExceeded, Internal, abort, status_code
 from tollkeeper_server.api.metadata import Metadata, bearer_token, call_id, peer_address
 from tollkeeper_server.api.metrics import CallMetrics
@@ -47,12 +48,16 @@ class Call:
 
     __slots__ = (
         "_caller",
+        "address",
         "code",
         "decision",
         "draining",
+        "ended_at",
+        "method",
         "readmit",
         "reason",
         "request_id",
+        "seconds",
         "started",
         "verifications",
     )
@@ -62,12 +67,18 @@ class Call:
     readmit: Callable[[], Coroutine[Any, Any, None]]
     """Of streams: makes sure that the caller may still call, and raises as at the beginning if not. A stream lives on
     while its caller's key is revoked, so it asks again before each answer."""
+    ended_at: float
 
-    def __init__(self) -> None:
+    def __init__(self, method: str, address: str) -> None:
         self.started = perf_counter()
+        self.method = method
+        self.address = address
+        """Network address that the call comes from; empty if it has none."""
         self.request_id = ""
         self.code = "OK"
         self.reason = ""
+        self.seconds = 0.0
+        """How long it took, once it has ended."""
         self.decision: DecisionCode | None = None
         """What Verify decided."""
         self.verifications = 0
@@ -84,13 +95,24 @@ class Call:
     def caller(self, caller: Caller) -> None:
         self._caller = caller
 
-    def log_fields(self) -> dict[str, str | int]:
-        """What is known of it by now, and only that."""
-        fields: dict[str, str | int] = {"request_id": self.request_id}
+    def names(self) -> dict[str, str]:
+        """What tells it from others."""
+        names = {"request_id": self.request_id}
         if self._caller is not None:
-            fields |= {"caller": self._caller.name, "tenant": self._caller.tenant_id}
+            names |= {"caller": self._caller.name, "tenant": self._caller.tenant_id}
+        return names
+
+    def log_fields(self) -> dict[str, str | float]:
+        """What is told of it once it has ended: what was known of it by then, and only that."""
+        fields: dict[str, str | float] = {
+            "method": self.method,
+            "code": self.code,
+            "duration_ms": round(self.seconds * 1000, 3),
+            "peer": self.address,
+            **self.names(),
+        }
         if self.decision is not None:
-            fields["decision"] = str(self.decision)
+            fields["decision"] = self.decision.value
         if self.verifications:
             fields["verifications"] = self.verifications
         if self.reason:
@@ -121,7 +143,9 @@ class Gate:
 
     authenticator: Authenticator
     metrics: CallMetrics
+    access_log: AccessLog
     log: FilteringBoundLogger
+    """Where failures are told that nobody foresaw."""
     call_seconds_max: float = CALL_SECONDS_MAX
     """A unary call ends after so long, or at the caller's deadline if that is sooner."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
@@ -152,41 +176,51 @@ class _Route:
         self._answer = answer
 
     async def unary(self, request: Any, context: Context) -> Message:
-        call = Call()
-        work = self._one(call, request, context)
-        remaining = context.time_remaining()
-        if remaining is None or remaining > self._gate.call_seconds_max:
-            work = self._bounded(work)
-        # Else gRPC cancels the call at its deadline, and a timer of ours would only cost.
-        return await self._accounted(call, context, work)
+        call = self._begin(context)
+        try:
+            remaining = context.time_remaining()
+            if remaining is None or remaining > self._gate.call_seconds_max:
+                return await self._bounded(self._one(call, request, context))
+            # Else gRPC cancels the call at its deadline, and a timer of ours would only cost.
+            return await self._one(call, request, context, is_late=remaining <= 0)
+        except (asyncio.CancelledError, Exception) as error:
+            await self._fail(call, context, error)
+        finally:
+            self._end(call)
 
     async def stream(self, requests: AsyncIterable[Any], context: Context) -> None:
-        call = Call()
-        await self._accounted(call, context, self._many(call, requests, context))
+        call = self._begin(context)
+        try:
+            await self._many(call, requests, context)
+        except (asyncio.CancelledError, Exception) as error:
+            await self._fail(call, context, error)
+        finally:
+            self._end(call)
 
-    async def _one(self, call: Call, request: Any, context: Context) -> Message:
+    async def _one(self, call: Call, request: Any, context: Context, *, is_late: bool = False) -> Message:
         received = context.invocation_metadata() or ()
         named = request.request_id if self._message_names_calls and request is not _UNREADABLE else ""
         call.request_id = call_id(received, named=named)
-        _refuse_expired(context)
-        await self._admit(call, received, context)
+        if is_late:
+            raise DeadlineExceeded
+        await self._admit(call, received)
         response: Message = await self._answer(self._readable(request), call)
-        _refuse_expired(context)
+        if _is_expired(context):  # so that no late answer passes for a timely one
+            raise DeadlineExceeded
         return response
 
     async def _many(self, call: Call, requests: AsyncIterable[Any], context: Context) -> None:
         received = context.invocation_metadata() or ()
         call.request_id = call_id(received, named="")
         call.draining = self._gate.draining
-        call.readmit = partial(self._admit, call, received, context)
+        call.readmit = partial(self._admit, call, received)
         await call.readmit()
         async with aclosing(self._answer(self._all_readable(requests), call)) as responses:
             async for response in responses:
                 await context.write(response)
 
-    async def _admit(self, call: Call, received: Metadata, context: Context) -> None:
-        token = bearer_token(received)
-        call.caller = await self._gate.authenticator.authenticate(token, address=peer_address(context.peer()))
+    async def _admit(self, call: Call, received: Metadata) -> None:
+        call.caller = await self._gate.authenticator.authenticate(bearer_token(received), address=call.address)
         if self._permission is not None:
             call.caller.require(self._permission, open_to_users=self._open_to_users)
 
@@ -211,42 +245,29 @@ class _Route:
         async for request in requests:
             yield self._readable(request)
 
-    async def _accounted(self, call: Call, context: Context, work: Coroutine[Any, Any, T]) -> T:
+    def _begin(self, context: Context) -> Call:
         self._metrics.begin()
-        try:
-            return await work
-        except asyncio.CancelledError:
+        return Call(self._name, peer_address(context.peer()))
+
+    async def _fail(self, call: Call, context: Context, error: BaseException) -> NoReturn:
+        """End the call with the status of what went wrong."""
+        if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
-            if task is None or not task.cancelling():  # what it waited for was cancelled, not the call
-                await self._refuse(call, context, Unavailable("the work was cancelled", reason="WORK_CANCELLED"))
-            call.code = "DEADLINE_EXCEEDED" if _is_expired(context) else "CANCELLED"
-            raise
-        except Exception as error:
-            await self._refuse(call, context, self._fault(error, call))
-        finally:
-            self._account(call, context)
+            if task is not None and task.cancelling():
+                call.code = "DEADLINE_EXCEEDED" if _is_expired(context) else "CANCELLED"
+                raise error
+            # What it waited for was cancelled, not the call.
+            error = Unavailable("the work was cancelled", reason="WORK_CANCELLED")
+        elif not isinstance(error, TollkeeperError):
+            self._log.error("call_failed", method=self._name, exc_info=error, **call.names())
+            error = Internal()
+        call.code, call.reason = status_code(error).name, error.reason
+        await abort(context, error, request_id=call.request_id)
 
-    async def _refuse(self, call: Call, context: Context, fault: TollkeeperError) -> NoReturn:
-        call.code, call.reason = status_code(fault).name, fault.reason
-        await abort(context, fault, request_id=call.request_id)
-
-    def _fault(self, error: Exception, call: Call) -> TollkeeperError:
-        if isinstance(error, TollkeeperError):
-            return error
-        self._log.error("call_failed", method=self._name, exc_info=error, **call.log_fields())
-        return Internal()
-
-    def _account(self, call: Call, context: Context) -> None:
-        seconds = perf_counter() - call.started
-        self._metrics.end(call.code, seconds=seconds)
-        self._log.info(
-            "call",
-            method=self._name,
-            code=call.code,
-            duration_ms=round(seconds * 1000, 3),
-            peer=peer_address(context.peer()),
-            **call.log_fields(),
-        )
+    def _end(self, call: Call) -> None:
+        call.seconds = perf_counter() - call.started
+        self._metrics.end(call.code, seconds=call.seconds)
+        self._gate.access_log.tell(call)
 
 
 _UNREADABLE = object()
@@ -266,9 +287,3 @@ def _decoder(message: type[Message]) -> Callable[[bytes], Any]:
 def _is_expired(context: Context) -> bool:
     remaining = context.time_remaining()
     return remaining is not None and remaining <= 0
-
-
-def _refuse_expired(context: Context) -> None:
-    """Before the work, so that it is not begun in vain; after it, so that no late answer passes for a timely one."""
-    if _is_expired(context):
-        raise DeadlineExceeded

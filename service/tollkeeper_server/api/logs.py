@@ -3,8 +3,12 @@
 Events are constant snake_case names, what varies are fields. Nothing logs a request. Every line passes ``redaction``
 twice: its values while they have names, and the finished text. Tracebacks come without local variables, where API keys
 live.
+
+Lines below WARNING are written together, once the event loop has nothing else to do that came before them.
 """
 
+import asyncio
+import atexit
 import json
 import logging
 import sys
@@ -19,6 +23,9 @@ from structlog.typing import Processor
 from tollkeeper_server.api.redaction import mask, mask_bytes, redact
 
 LogFormat = Literal["auto", "json", "pretty"]
+HELD_MAX = 1_000
+"""So many lines are not held back."""
+
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
@@ -45,15 +52,36 @@ class _Lines:
 
     def __init__(self, stream: BinaryIO) -> None:
         self._stream = stream
+        self._held: list[bytes] = []
+        atexit.register(self._write)
+
+    def hold(self, line: bytes) -> None:
+        """Write the line together with those that come in the same turn of the event loop."""
+        self._held.append(line)
+        if len(self._held) >= HELD_MAX:
+            self._write()
+        if len(self._held) != 1:
+            return
+        try:
+            asyncio.get_running_loop().call_soon(self._write)
+        except RuntimeError:  # none is running
+            self._write()
 
     def write(self, line: bytes) -> None:
+        """Write the line at once, after those that are held."""
+        self._held.append(line)
+        self._write()
+
+    def _write(self) -> None:
+        lines, self._held = self._held, []
         try:
-            self._stream.write(line + b"\n")
+            self._stream.writelines(line + b"\n" for line in lines)
             self._stream.flush()
         except (OSError, ValueError):  # the reader is gone, the disk is full, the stream is closed
             pass
 
-    debug = info = warning = error = critical = write
+    debug = info = hold
+    warning = error = critical = write
 
 
 class _FromLibraries(logging.Handler):
@@ -72,9 +100,10 @@ def _json(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
     """Everything in one step, since there is a line for every call."""
     if "exc_info" in event:
         event = structlog.processors.format_exc_info(_, level, event)
+    moment = event.pop("timestamp", None)
     redact(_, level, event)
     event["level"] = level
-    event["timestamp"] = datetime.now(UTC)
+    event["timestamp"] = moment or datetime.now(UTC)
     try:
         line = orjson.dumps(event, default=_opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
     except TypeError:  # integers beyond 64 bits, text that is not Unicode
@@ -89,13 +118,19 @@ def _opaque(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
+def _stamp(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    moment = event.pop("timestamp", None) or datetime.now(UTC)
+    event["timestamp"] = moment.isoformat().replace("+00:00", "Z")
+    return event
+
+
 def _pretty(*, colors: bool) -> list[Processor]:
     render = structlog.dev.ConsoleRenderer(
         colors=colors, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
     return [
         structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _stamp,
         redact,
         lambda logger, level, event: mask(render(logger, level, event)).encode(errors="backslashreplace"),
     ]
