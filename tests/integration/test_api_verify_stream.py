@@ -1,7 +1,7 @@
 """Verifications batch after batch over one stream: answered as BatchVerify answers, bounded, ended in good order."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -13,6 +13,7 @@ from tollkeeper.v1 import key_service_pb2
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api import verify_stream
 from tollkeeper_server.core.limits import Limit, LimitKind
+from tollkeeper_server.verify.begun import Begun, Outcome, together
 from tollkeeper_server.verify.verifier import Verification
 
 FIVE_A_MINUTE = Limit(name="burst", kind=LimitKind.RATE, unit="requests", amount=5, window_seconds=60)
@@ -31,36 +32,37 @@ async def api(postgres_url: str, redis_url: str, draining: asyncio.Event) -> Asy
 
 
 class Held:
-    """Holds back batches that name an item ``held``, and counts what came to be decided."""
+    """Holds back verifications that are named ``held``, and counts what came to be decided."""
 
     def __init__(self, api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
         self.release = asyncio.Event()
         self.seen = 0
         self.cancelled = 0
-        self._decide = api.parts.verifier.verify_many
-        self._changed = asyncio.Condition()
-        monkeypatch.setattr(api.parts.verifier, "verify_many", self._verify_many)
+        self._begin = api.parts.verifier.begin
+        self._changed = asyncio.Event()
+        monkeypatch.setattr(api.parts.verifier, "begin", self._begin_or_hold)
 
-    async def _verify_many(self, verifications: Sequence[Verification]) -> Any:
-        await self._count(seen=len(verifications))
-        if any(each.request_id.startswith("held") for each in verifications):
-            try:
-                await self.release.wait()
-            except asyncio.CancelledError:
-                await self._count(cancelled=1)
-                raise
-        return await self._decide(verifications)
+    def _begin_or_hold(self, verification: Verification) -> Begun:
+        self.seen += 1
+        self._changed.set()
+        return self._hold(verification) if verification.request_id.startswith("held") else self._begin(verification)
 
-    async def _count(self, *, seen: int = 0, cancelled: int = 0) -> None:
-        async with self._changed:
-            self.seen += seen
-            self.cancelled += cancelled
-            self._changed.notify_all()
+    async def _hold(self, verification: Verification) -> Outcome:
+        try:
+            await self.release.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            self._changed.set()
+            raise
+        (outcome,) = await together([self._begin(verification)])
+        return outcome
 
     async def until(self, *, seen: int = 0, cancelled: int = 0) -> None:
         """So much came to be decided."""
-        async with asyncio.timeout(SECONDS), self._changed:
-            await self._changed.wait_for(lambda: self.seen >= seen and self.cancelled >= cancelled)
+        async with asyncio.timeout(SECONDS):
+            while self.seen < seen or self.cancelled < cancelled:
+                self._changed.clear()
+                await self._changed.wait()
 
 
 @pytest.fixture
@@ -109,6 +111,19 @@ async def test_a_batch_that_takes_long_holds_up_no_other(api: Api, held: Held) -
     assert (await stream.read()).batch_id == 1
 
 
+async def test_what_takes_long_in_a_batch_holds_up_nothing_else_in_it(api: Api, held: Held) -> None:
+    api_key = (await api.key("acme")).api_key
+    stream = opened(api)
+    await stream.write(batch(1, api_key, "held-0", "quick-1", "held-2", "quick-3"))
+    first = await stream.read()
+    assert (names(first), list(first.positions)) == (["quick-1", "quick-3"], [1, 3])
+    held.release.set()
+    last = await stream.read()
+    assert (names(last), list(last.positions)) == (["held-0", "held-2"], [0, 2])
+    await stream.done_writing()
+    assert await stream.read() is grpc.aio.EOF
+
+
 async def test_what_is_wrong_with_one_item_is_the_answer_to_that_one_alone(api: Api) -> None:
     created = await api.key("acme", limits=(FIVE_A_MINUTE,))
     requests = [
@@ -120,15 +135,20 @@ async def test_what_is_wrong_with_one_item_is_the_answer_to_that_one_alone(api: 
     ]
     stream = opened(api)
     await stream.write(pb.VerifyStreamRequest(batch_id=-7, requests=requests))
-    response = await stream.read()
-    allowed, invalid, unavailable, unknown, limited = response.results
-    assert response.batch_id == -7
+    await stream.done_writing()
+    answers = [response async for response in stream]
+    results = {
+        position: result for each in answers for position, result in zip(each.positions, each.results, strict=True)
+    }
+    allowed, invalid, unavailable, unknown, limited = (results[position] for position in range(5))
+    assert {response.batch_id for response in answers} == {-7}
     assert allowed.response.code == pb.DECISION_CODE_ALLOWED
-    assert details_of(invalid.error).fields == ["requests[1].client_ip"]
+    assert details_of(invalid.error).fields == ["client_ip"]
     assert details_of(unavailable.error).reason == "REVISION_NOT_REACHED"
     assert unknown.response.code == pb.DECISION_CODE_KEY_INVALID
     assert limited.response.code == pb.DECISION_CODE_RATE_LIMITED
-    assert len({*names(response)} - {""}) == 3
+    named = {result.response.request_id for result in results.values()}
+    assert len(named - {""}) == 3
 
 
 @pytest.mark.parametrize("count", [0, 1001])

@@ -215,6 +215,7 @@ class _Route:
         call.draining = self._gate.draining
         call.readmit = partial(self._admit, call, received)
         await call.readmit()
+        await context.send_initial_metadata(())  # tells a client that waits for it that it is let in
         async with aclosing(self._answer(self._all_readable(requests), call)) as responses:
             async for response in responses:
                 await context.write(response)

@@ -1,6 +1,8 @@
 """VerificationService: the request path."""
 
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing
+from functools import partial
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1.key_pb2 import KeyIdentity
@@ -23,6 +25,7 @@ from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.key import Key
+from tollkeeper_server.verify.begun import Begun, Outcome, in_parts, together
 from tollkeeper_server.verify.verifier import Verification, Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
@@ -69,14 +72,16 @@ class VerificationServicer:
     async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> pb.BatchVerifyResponse:
         """Many verifications; what is wrong with one is the answer to that one alone."""
         BATCH_VERIFY.check(request)
-        return pb.BatchVerifyResponse(results=await self._results(request.requests, call))
+        ids, begun = self._begin(request.requests, call, at="requests[{}].")
+        outcomes = zip(await together(begun), ids, strict=True)
+        return pb.BatchVerifyResponse(results=[self._result(outcome, request_id=name) for outcome, name in outcomes])
 
     @rpc(CallerPermission.VERIFY)
     def VerifyStream(
         self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call
     ) -> AsyncGenerator[pb.VerifyStreamResponse, None]:
-        """Batch after batch, each answered as BatchVerify would."""
-        return VerificationStream(requests, call, decide=lambda batch: self._results(batch, call)).responses()
+        """Batch after batch, each question answered as BatchVerify would."""
+        return VerificationStream(requests, call, decide=partial(self._results_in_parts, call)).responses()
 
     @rpc(CallerPermission.VERIFY)
     def WatchInvalidations(
@@ -110,25 +115,36 @@ class VerificationServicer:
         )
         return settle_response(settlement)
 
-    async def _results(self, requests: Sequence[pb.VerifyRequest], call: Call) -> list[pb.VerifyResult]:
-        """One result for each request, in order; what is wrong with one is the answer to that one alone."""
+    async def _results_in_parts(
+        self, call: Call, requests: Sequence[pb.VerifyRequest]
+    ) -> AsyncGenerator[dict[int, pb.VerifyResult], None]:
+        """Results by position, as they come."""
+        ids, begun = self._begin(requests, call)
+        async with aclosing(in_parts(begun)) as parts:
+            async for part in parts:
+                yield {position: self._result(outcome, request_id=ids[position]) for position, outcome in part.items()}
+
+    def _begin(
+        self, requests: Sequence[pb.VerifyRequest], call: Call, *, at: str = ""
+    ) -> tuple[list[str], list[Begun]]:
+        """Begin to decide each on its own; ``at`` is where it is found, with its position to be filled in."""
         call.verifications += len(requests)
-        ids = [_id_of(item) for item in requests]
-        asked = [
-            _question_or_fault(item, call.caller, request_id=request_id, at=f"requests[{index}].")
-            for index, (item, request_id) in enumerate(zip(requests, ids, strict=True))
-        ]
-        outcomes = iter(await self._verifier.verify_many([it for it in asked if isinstance(it, Verification)]))
-        return [
-            self._result(next(outcomes) if isinstance(it, Verification) else it, request_id=request_id)
-            for it, request_id in zip(asked, ids, strict=True)
-        ]
+        ids = [_id_of(request) for request in requests]
+        begun: list[Begun] = []
+        for position, (request, request_id) in enumerate(zip(requests, ids, strict=True)):
+            try:
+                question = _question(request, call.caller, request_id=request_id, at=at.format(position))
+            except TollkeeperError as fault:
+                begun.append(fault)
+            else:
+                begun.append(self._verifier.begin(question))
+        return ids, begun
 
     def _answer(self, decision: Decision) -> pb.VerifyResponse:
         self._metrics.decided(decision.code)
         return verify_response(decision, key=None if decision.key is None else self._identities.of(decision.key))
 
-    def _result(self, outcome: Decision | TollkeeperError, *, request_id: str) -> pb.VerifyResult:
+    def _result(self, outcome: Outcome, *, request_id: str) -> pb.VerifyResult:
         if isinstance(outcome, TollkeeperError):
             return pb.VerifyResult(error=status_of(outcome, request_id=request_id))
         return pb.VerifyResult(response=self._answer(outcome))
@@ -143,15 +159,6 @@ def _question(request: pb.VerifyRequest, caller: Caller, *, request_id: str, at:
     VERIFY.check(request, at=at)
     tenant_id = _visible_tenant(caller, named=request.tenant_id)
     return verification_from(request, tenant_id=tenant_id, request_id=request_id)
-
-
-def _question_or_fault(
-    request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str
-) -> Verification | TollkeeperError:
-    try:
-        return _question(request, caller, request_id=request_id, at=at)
-    except TollkeeperError as fault:
-        return fault
 
 
 def _visible_tenant(caller: Caller, *, named: str) -> str | None:

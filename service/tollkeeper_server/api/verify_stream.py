@@ -9,7 +9,8 @@ that was not answered by then was not begun, and may be sent on another stream.
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+from contextlib import aclosing
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.handler import Call
@@ -21,11 +22,11 @@ STREAM_SECONDS = 60.0
 UNDER_WAY_MAX = 1000
 """A stream with so many verifications unanswered is not read on. One batch more may be on top of them."""
 
-Decide = Callable[[Sequence[pb.VerifyRequest]], Awaitable[list[pb.VerifyResult]]]
+Decide = Callable[[Sequence[pb.VerifyRequest]], AsyncGenerator[dict[int, pb.VerifyResult], None]]
 
 
 class VerificationStream:
-    """One stream. ``decide`` gives the results of a batch, in order, and raises nothing for what is wrong with one."""
+    """One stream. ``decide`` gives the results of a batch by position, part by part."""
 
     def __init__(self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call, *, decide: Decide) -> None:
         self._requests = requests
@@ -89,8 +90,11 @@ class VerificationStream:
                 await self._has_room.wait()
 
     async def _answer(self, batch: pb.VerifyStreamRequest) -> None:
-        results = await self._decide(batch.requests)
-        self._finished.put_nowait(pb.VerifyStreamResponse(batch_id=batch.batch_id, results=results))
+        async with aclosing(self._decide(batch.requests)) as parts:
+            async for part in parts:
+                positions = part if len(part) < len(batch.requests) else ()
+                response = pb.VerifyStreamResponse(batch_id=batch.batch_id, results=part.values(), positions=positions)
+                self._finished.put_nowait(response)
 
     async def _close_at_drain(self, opened: asyncio.Timeout) -> None:
         await self._call.draining.wait()

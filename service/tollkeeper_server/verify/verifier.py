@@ -20,6 +20,7 @@ from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.reservations import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
+from tollkeeper_server.verify.begun import Begun, Outcome
 from tollkeeper_server.verify.directory import Found, KeyDirectory
 
 
@@ -92,14 +93,15 @@ class Verifier:
             judged = self._judge(verification, found)
         return judged if isinstance(judged, Decision) else await self._charge(verification, judged)
 
-    async def verify_many(self, verifications: Sequence[Verification]) -> list[Decision | TollkeeperError]:
-        """Decide each on its own, in order; the fault of one is its answer and no other's.
-
-        What memory alone can answer costs no task.
-        """
-        begun = [self._begin(verification) for verification in verifications]
-        rest = iter(await asyncio.gather(*(each for each in begun if not isinstance(each, _ENDED))))
-        return [each if isinstance(each, _ENDED) else next(rest) for each in begun]
+    def begin(self, verification: Verification) -> Begun:
+        """As ``verify``, for one of many: what memory alone can answer costs no task, and a fault is an outcome."""
+        try:
+            judged = self._judge_from_memory(verification)
+        except TollkeeperError as fault:
+            return fault
+        if judged is None:
+            return _or_fault(self.verify(verification))
+        return judged if isinstance(judged, Decision) else _or_fault(self._charge(verification, judged))
 
     async def check_quota(
         self,
@@ -150,16 +152,6 @@ class Verifier:
         for use, (key, _) in zip(uses, found, strict=True):
             if key is not None and tenant_id in (None, key.tenant_id):
                 self._usage.record_kept(key, verifications=use.verifications, charges=use.charges, now=now)
-
-    def _begin(self, verification: Verification) -> "Decision | TollkeeperError | Coroutine[Any, Any, _Outcome]":
-        """The outcome or, where it takes a store, what is left to do for it."""
-        try:
-            judged = self._judge_from_memory(verification)
-        except TollkeeperError as fault:
-            return fault
-        if judged is None:
-            return _or_fault(self.verify(verification))
-        return judged if isinstance(judged, Decision) else _or_fault(self._charge(verification, judged))
 
     def _judge_from_memory(self, verification: Verification) -> "Decision | _Admitted | None":
         """As ``_judge``; None if memory does not know the key."""
@@ -268,11 +260,7 @@ class _Admitted(NamedTuple):
     at: datetime
 
 
-_Outcome = Decision | TollkeeperError
-_ENDED = (Decision, TollkeeperError)
-
-
-async def _or_fault(work: Coroutine[Any, Any, Decision]) -> _Outcome:
+async def _or_fault(work: Coroutine[Any, Any, Decision]) -> Outcome:
     try:
         return await work
     except TollkeeperError as fault:

@@ -454,27 +454,33 @@ Global___VerifyStreamRequest: _TypeAlias = VerifyStreamRequest  # noqa: Y015
 
 @_typing.final
 class VerifyStreamResponse(_message.Message):
-    """The answer to one batch on a stream."""
+    """The answer to one batch on a stream, or to a part of it: each question is answered once."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     BATCH_ID_FIELD_NUMBER: _builtins.int
     RESULTS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     batch_id: _builtins.int
     """The request's `batch_id`."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___VerifyResult]:
-        """One for each question, in order."""
+        """One for each question that is answered here. In BadRequest, fields are named from the question on."""
+
+    @_builtins.property
+    def positions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Which questions these are, counted from 0. Empty if the whole batch is answered, in order."""
 
     def __init__(
         self,
         *,
         batch_id: _builtins.int = ...,
         results: _abc.Iterable[Global___VerifyResult] | None = ...,
+        positions: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "results", b"results"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_id", b"batch_id", "positions", b"positions", "results", b"results"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -88,7 +88,9 @@ class VerificationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def VerifyStream(self, request_iterator, context):
-        """Verifies batch after batch over one stream. Batches are answered as they finish, in any order.
+        """Verifies batch after batch over one stream. They are answered as they finish, in any order; what takes long in a batch
+        holds up nothing else in it. The server ends a stream after about a minute, or once it is about to go; what it has
+        not answered by then was not begun, and may be sent on another stream.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

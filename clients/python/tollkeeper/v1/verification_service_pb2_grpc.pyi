@@ -40,7 +40,10 @@ class VerificationServiceStub:
     BatchVerify: _grpc.UnaryUnaryMultiCallable[_verification_service_pb2.BatchVerifyRequest, _verification_service_pb2.BatchVerifyResponse]
     """Verifies up to 1,000 at once. One bad item never fails the rest."""
     VerifyStream: _grpc.StreamStreamMultiCallable[_verification_service_pb2.VerifyStreamRequest, _verification_service_pb2.VerifyStreamResponse]
-    """Verifies batch after batch over one stream. Batches are answered as they finish, in any order."""
+    """Verifies batch after batch over one stream. They are answered as they finish, in any order; what takes long in a batch
+    holds up nothing else in it. The server ends a stream after about a minute, or once it is about to go; what it has
+    not answered by then was not begun, and may be sent on another stream.
+    """
     WatchInvalidations: _grpc.StreamStreamMultiCallable[_verification_service_pb2.WatchInvalidationsRequest, _verification_service_pb2.WatchInvalidationsResponse]
     """Keeps a cache of answers honest: tells every change of a key or owner before the mutation that made it returns. Only
     while the lease that comes over this stream holds may a kept answer be given again; see VerifyRequest.keep. A cache
@@ -64,7 +67,10 @@ class VerificationServiceAsyncStub(VerificationServiceStub):
     BatchVerify: _aio.UnaryUnaryMultiCallable[_verification_service_pb2.BatchVerifyRequest, _verification_service_pb2.BatchVerifyResponse]  # type: ignore[assignment]
     """Verifies up to 1,000 at once. One bad item never fails the rest."""
     VerifyStream: _aio.StreamStreamMultiCallable[_verification_service_pb2.VerifyStreamRequest, _verification_service_pb2.VerifyStreamResponse]  # type: ignore[assignment]
-    """Verifies batch after batch over one stream. Batches are answered as they finish, in any order."""
+    """Verifies batch after batch over one stream. They are answered as they finish, in any order; what takes long in a batch
+    holds up nothing else in it. The server ends a stream after about a minute, or once it is about to go; what it has
+    not answered by then was not begun, and may be sent on another stream.
+    """
     WatchInvalidations: _aio.StreamStreamMultiCallable[_verification_service_pb2.WatchInvalidationsRequest, _verification_service_pb2.WatchInvalidationsResponse]  # type: ignore[assignment]
     """Keeps a cache of answers honest: tells every change of a key or owner before the mutation that made it returns. Only
     while the lease that comes over this stream holds may a kept answer be given again; see VerifyRequest.keep. A cache
@@ -103,7 +109,10 @@ class VerificationServiceServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_verification_service_pb2.VerifyStreamRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_verification_service_pb2.VerifyStreamResponse], _abc.AsyncIterator[_verification_service_pb2.VerifyStreamResponse]]:
-        """Verifies batch after batch over one stream. Batches are answered as they finish, in any order."""
+        """Verifies batch after batch over one stream. They are answered as they finish, in any order; what takes long in a batch
+        holds up nothing else in it. The server ends a stream after about a minute, or once it is about to go; what it has
+        not answered by then was not begun, and may be sent on another stream.
+        """
 
     @_abc_1.abstractmethod
     def WatchInvalidations(

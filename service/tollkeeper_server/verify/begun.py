@@ -1,0 +1,50 @@
+"""Verifications that were begun: those that memory could answer have their outcome, the others cost a task each."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Coroutine, Sequence
+from typing import Any
+
+from tollkeeper_server.core.decision import Decision
+from tollkeeper_server.core.errors import TollkeeperError
+
+Outcome = Decision | TollkeeperError
+Begun = Outcome | Coroutine[Any, Any, Outcome]
+"""An outcome, or the work that is left until there is one."""
+
+_OUTCOMES = (Decision, TollkeeperError)
+
+
+async def together(begun: Sequence[Begun]) -> list[Outcome]:
+    """All outcomes, in order, once the last one is there."""
+    late = iter(await asyncio.gather(*(each for each in begun if not isinstance(each, _OUTCOMES))))
+    return [each if isinstance(each, _OUTCOMES) else next(late) for each in begun]
+
+
+async def in_parts(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outcome], None]:
+    """Outcomes by position as they come, those of the same moment together. Close it to end the work."""
+    if at_once := {position: each for position, each in enumerate(begun) if isinstance(each, _OUTCOMES)}:
+        yield at_once
+    if len(at_once) == len(begun):
+        return
+    ended: list[int] = []
+    changed = asyncio.Event()
+
+    def note(position: int) -> None:
+        ended.append(position)
+        changed.set()
+
+    late = {}
+    for position, each in enumerate(begun):
+        if not isinstance(each, _OUTCOMES):
+            late[position] = task = asyncio.create_task(each)
+            task.add_done_callback(lambda _, position=position: note(position))  # type: ignore[misc]
+    try:
+        while late:
+            await changed.wait()
+            changed.clear()
+            yield {position: late.pop(position).result() for position in ended}
+            ended.clear()
+    finally:
+        for task in late.values():
+            task.cancel()
+        await asyncio.gather(*late.values(), return_exceptions=True)
