@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass, replace
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import grpc
@@ -17,18 +17,16 @@ from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.server import register
 from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.core.cache import RecordCache
-from tollkeeper_server.core.caller import Caller, CallerPermission
-from tollkeeper_server.core.key import ROOT_TENANT
+from tollkeeper_server.departure import Departure
 from tollkeeper_server.edge.client_address import ClientAddress
 from tollkeeper_server.edge.document import Faulty
 from tollkeeper_server.edge.library import ProfileLibrary
 from tollkeeper_server.edge.server import register_edge
-from tollkeeper_server.keys.commands import CreateKey
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.keys.upgrades import Upgrades
-from tollkeeper_server.ports import check_port, metrics_endpoint
+from tollkeeper_server.ports import Listening, check_port, metrics_endpoint
 from tollkeeper_server.quota.charging import charging
 from tollkeeper_server.settings import PREFIX, Address, Settings, StoreUrls
 from tollkeeper_server.startup import StartupError
@@ -53,7 +51,6 @@ METADATA_BYTES_MAX = 8 * 1024
 CACHE_BOUNDS = {"unknown_max": 100_000, "tombstones_max": 100_000, "age_max_seconds": 60}
 
 SERVER_OPTIONS = (
-    ("grpc.so_reuseport", 0),  # a port that is taken is an error, not a second server on it
     ("grpc.max_receive_message_length", MESSAGE_BYTES_MAX),
     ("grpc.max_metadata_size", METADATA_BYTES_MAX),
     ("grpc.absolute_max_metadata_size", METADATA_BYTES_MAX),
@@ -65,9 +62,6 @@ SERVER_OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.keepalive_timeout_ms", 20_000),
 )
-
-_BOOTSTRAP = Caller(key_id="bootstrap", tenant_id=ROOT_TENANT, permissions=("tollkeeper:*",))
-"""Who creates root keys: whoever may read the server's secrets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,21 +76,6 @@ class Application:
     authenticator: CallerAuthenticator
     profiles: ProfileLibrary | None
     """None if gateways are not served."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """Where a running server is found."""
-
-    grpc: Address
-    metrics: Address
-    edge: Address | None = None
-    """For gateways."""
-
-    def log_fields(self) -> dict[str, str]:
-        """Every place that there is."""
-        places = {"address": self.grpc, "metrics": self.metrics, "edge": self.edge}
-        return {name: str(place) for name, place in places.items() if place is not None}
 
 
 @contextlib.asynccontextmanager
@@ -187,17 +166,19 @@ def _log_failure(task: asyncio.Task[None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Event) -> AsyncIterator[Listening]:
+async def serving(
+    parts: Application, settings: Settings, *, departure: Departure, shares_port: bool = False
+) -> AsyncIterator[Listening]:
     """Serve gRPC and metrics during the block; at its end drain, so that no client notices.
 
-    Draining tells first that the server is going, so that clients go elsewhere, and only then refuses calls; what is
-    under way may finish. ``hurry`` ends it at once. Raises StartupError if a port cannot be had.
+    With ``shares_port`` other processes of this server may listen on the gRPC port as well. Raises StartupError if a
+    port cannot be had.
     """
     log = structlog.get_logger()
     access_log = AccessLog(log)
     gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), access_log=access_log, log=log)
     with metrics_endpoint(settings) as metrics_address:
-        server = grpc.aio.server(options=SERVER_OPTIONS)
+        server = _server(shares_port=shares_port)
         health = register(
             server,
             gate=gate,
@@ -209,32 +190,50 @@ async def serving(parts: Application, settings: Settings, *, hurry: asyncio.Even
             clock=_now,
             with_reflection=settings.serves_reflection,
         )
-        listening = Listening(grpc=_bind(server, settings.listen, setting="LISTEN"), metrics=metrics_address)
+        address = _bind(server, settings.listen, setting="LISTEN", shares_port=shares_port)
+        edge_addresses: tuple[Address, ...] = ()
         servers = {server: health}
         if parts.profiles is not None and settings.edge_listen is not None:
             edge, servers[edge] = _edge_server(parts, parts.profiles, settings, gate)
-            listening = replace(listening, edge=_bind(edge, settings.edge_listen, setting="EDGE_LISTEN"))
+            edge_addresses = (_bind(edge, settings.edge_listen, setting="EDGE_LISTEN"),)
         for each in servers:
             await each.start()
         try:
-            log.info("serving", **listening.log_fields())
-            yield listening
+            yield Listening(grpc=address, metrics=(metrics_address,), edge=edge_addresses)
         finally:
-            for health in servers.values():
-                health.drain()
-            gate.draining.set()
-            await _occurs(hurry, within=settings.drains_for_seconds)
-            for health in servers.values():
-                health.close()
-            await asyncio.gather(*(_stop(each, grace_seconds=settings.grace_seconds, hurry=hurry) for each in servers))
+            await _say_goodbye(list(servers.values()), gate, settings, departure=departure)
+            await asyncio.gather(
+                *(_stop(each, grace_seconds=settings.grace_seconds, hurry=departure.hurry) for each in servers)
+            )
             access_log.flush()
+
+
+async def _say_goodbye(
+    healths: Sequence[HealthServicer], gate: Gate, settings: Settings, *, departure: Departure
+) -> None:
+    """Tell that the server is going, so that clients go elsewhere, before anything is refused.
+
+    Clients of a port on which others stay are not told by its health: theirs is the only connection that they have, and
+    its end leads them to the others at once. Gateways have a port of this process alone.
+    """
+    shared, *own = healths
+    for health in own:
+        health.drain()
+    await _first(departure.together, departure.hurry, within=settings.drains_for_seconds)
+    if departure.together.is_set():
+        shared.drain()
+        gate.draining.set()
+        await _first(departure.hurry, within=settings.drains_for_seconds)
+    gate.draining.set()
+    for health in healths:
+        health.close()
 
 
 def _edge_server(
     parts: Application, profiles: ProfileLibrary, settings: Settings, gate: Gate
 ) -> tuple[grpc.aio.Server, HealthServicer]:
     """The server for gateways, and its health to drain."""
-    server = grpc.aio.server(options=SERVER_OPTIONS)
+    server = _server(shares_port=False)
     health = register_edge(
         server,
         gate=gate,
@@ -254,24 +253,18 @@ def _client_address(settings: Settings) -> ClientAddress:
         raise StartupError(f"{PREFIX}CLIENT_ADDRESS: {error}") from None
 
 
-async def create_root_key(settings: Settings, postgres_url: str) -> str:
-    """Create a key of the root tenant that may call everything, and give its API key. Raises StartupError."""
-    postgres = await Postgres.connect(postgres_url, pool_size=1)
-    try:
-        confirmations = Confirmations(postgres, clock=_now)
-        keys = KeyService(postgres=postgres, keyring=settings.keyring(), confirmations=confirmations, clock=_now)
-        created = await keys.create(_BOOTSTRAP, CreateKey(name="root", permissions=tuple(CallerPermission)))
-        return created.api_key
-    finally:
-        await postgres.close()
-
-
 def _now() -> datetime:
     return datetime.now(UTC)
 
 
-def _bind(server: grpc.aio.Server, address: Address, *, setting: str) -> Address:
-    check_port(address, setting=setting)  # says why, which gRPC does not
+def _server(*, shares_port: bool) -> grpc.aio.Server:
+    # Unless it is to be shared, a port that is taken is an error, not a second server on it.
+    return grpc.aio.server(options=(*SERVER_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
+
+
+def _bind(server: grpc.aio.Server, address: Address, *, setting: str, shares_port: bool = False) -> Address:
+    if not shares_port:
+        check_port(address, setting=setting)  # says why, which gRPC does not
     try:
         return Address(address.host, server.add_insecure_port(str(address)))
     except RuntimeError as error:
@@ -288,6 +281,9 @@ async def _stop(server: grpc.aio.Server, *, grace_seconds: float, hurry: asyncio
     await stopping
 
 
-async def _occurs(event: asyncio.Event, *, within: float) -> None:
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(event.wait(), within)
+async def _first(*events: asyncio.Event, within: float) -> None:
+    """Wait for one of ``events``, so many seconds at most."""
+    waiting = [asyncio.create_task(event.wait()) for event in events]
+    await asyncio.wait(waiting, timeout=within, return_when=asyncio.FIRST_COMPLETED)
+    for each in waiting:
+        each.cancel()

@@ -10,9 +10,6 @@ from typing import Annotated, Any
 import typer
 import uvloop
 
-from tollkeeper_server.app import create_root_key
-from tollkeeper_server.edge.document import Faulty
-from tollkeeper_server.edge.library import read_profiles
 from tollkeeper_server.serve import serve
 from tollkeeper_server.settings import load_settings
 from tollkeeper_server.startup import StartupError
@@ -51,9 +48,14 @@ def root(
 
 
 @app.command(name="serve")
-def serve_command() -> None:
+def serve_command(
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=64, help="Processes that serve, one a core; else TOLLKEEPER_WORKERS, else 1."),
+    ] = None,
+) -> None:
     """Serve until SIGTERM or Ctrl-C, then drain and stop."""
-    _run(serve(load_settings(), tell=_tell))
+    _run(serve(load_settings(workers=workers), tell=_tell))
 
 
 @app.command(name="migrate")
@@ -65,6 +67,8 @@ def migrate_command() -> None:
 @app.command(name="create-root-key")
 def create_root_key_command() -> None:
     """Create a key that may do everything, and print its API key: the first one of a new database, or one more."""
+    from tollkeeper_server.bootstrap import create_root_key
+
     settings = load_settings()
     typer.echo(_run(create_root_key(settings, settings.given_postgres_url())))
 
@@ -84,6 +88,9 @@ def check_profiles_command(
     ] = None,
 ) -> None:
     """Read all profiles as the server would. Each fault is told with its file and line; exit code 1 if there is any."""
+    from tollkeeper_server.edge.document import Faulty
+    from tollkeeper_server.edge.library import read_profiles
+
     try:
         found = read_profiles(directory or load_settings().given_profiles())
     except Faulty as error:

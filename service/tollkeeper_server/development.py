@@ -8,7 +8,7 @@ import secrets
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tollkeeper_server.core.credential import SECRET_BYTES
@@ -101,12 +101,13 @@ def _writing_to(path: Path) -> Iterator[None]:
         raise StartupError(f"cannot write to the data directory {path}: {error.strerror}") from error
 
 
-def greeting(data: DataDirectory, address: Address, metrics: Address, *, new_root_key: str | None) -> str:
+def greeting(data: DataDirectory, address: Address, metrics: Sequence[Address], *, new_root_key: str | None) -> str:
     """What whoever started the server may want to know and try."""
+    pages = " and ".join(f"http://{each}/metrics" for each in metrics)
     command = _command("tollkeeper")
     root_key = f"\nThe root key, shown this once and kept in {_from_here(data.root_key_file)}:\n\n    {new_root_key}\n"
     return f"""\
-Tollkeeper serves gRPC on {address} and metrics on http://{metrics}/metrics. Ctrl-C stops it.
+Tollkeeper serves gRPC on {address} and metrics on {pages}. Ctrl-C stops it.
 {root_key if new_root_key else ""}
 Try this in another terminal:
 

@@ -1,17 +1,21 @@
-"""The life of a server process: find the stores, serve until told to stop, take everything down in order."""
+"""The life of a server: find the stores, serve until told to stop, take everything down in order."""
 
 import asyncio
 import contextlib
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import structlog
 
 from tollkeeper_server.api.logs import configure_logging
-from tollkeeper_server.app import application, create_root_key, serving
+from tollkeeper_server.bootstrap import create_root_key
+from tollkeeper_server.departure import Departure
 from tollkeeper_server.development import DataDirectory, greeting
-from tollkeeper_server.ports import check_ports
+from tollkeeper_server.ports import Listening, check_ports
 from tollkeeper_server.settings import PREFIX, Settings, StoreUrls, load_settings
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.migrate import migrate, schema_problem
+from tollkeeper_server.workers import workers
 
 
 async def serve(settings: Settings, *, tell: Callable[[str], None]) -> None:
@@ -21,23 +25,23 @@ async def serve(settings: Settings, *, tell: Callable[[str], None]) -> None:
     """
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     check_ports(settings)
-    hurry = asyncio.Event()
-    with _until_signalled(hurry):
+    departure = Departure()
+    with departure.ends_this():
         if settings.embedded:
-            await _serve_development(settings, hurry=hurry, tell=tell)
+            await _serve_development(settings, departure=departure, tell=tell)
         else:
-            await _serve_production(settings, hurry=hurry)
+            await _serve_production(settings, departure=departure)
 
 
-async def _serve_production(settings: Settings, *, hurry: asyncio.Event) -> None:
+async def _serve_production(settings: Settings, *, departure: Departure) -> None:
     stores = settings.given_stores()
     if problem := await schema_problem(stores.postgres):
         raise StartupError(problem)
-    async with application(settings, stores) as parts, serving(parts, settings, hurry=hurry):
+    async with _serving(settings, stores, departure=departure):
         await _forever()
 
 
-async def _serve_development(settings: Settings, *, hurry: asyncio.Event, tell: Callable[[str], None]) -> None:
+async def _serve_development(settings: Settings, *, departure: Departure, tell: Callable[[str], None]) -> None:
     try:
         from tollkeeper_server.embedded import embedded_stores
     except ModuleNotFoundError:
@@ -48,11 +52,11 @@ async def _serve_development(settings: Settings, *, hurry: asyncio.Event, tell: 
     data = DataDirectory(settings.data_dir)
     with data.held():
         data.ensure_secrets()
-        settings = load_settings(secrets_file=data.secrets_file)
+        settings = load_settings(secrets_file=data.secrets_file, workers=settings.workers)
         async with embedded_stores(data.path) as stores:
             await migrate(stores.postgres)
             new_root_key = await _ensure_root_key(settings, stores, data)
-            async with application(settings, stores) as parts, serving(parts, settings, hurry=hurry) as listening:
+            async with _serving(settings, stores, departure=departure, secrets_file=data.secrets_file) as listening:
                 with data.address_published(listening.grpc):
                     tell(greeting(data, listening.grpc, listening.metrics, new_root_key=new_root_key))
                     await _forever()
@@ -67,30 +71,26 @@ async def _ensure_root_key(settings: Settings, stores: StoreUrls, data: DataDire
     return api_key
 
 
-@contextlib.contextmanager
-def _until_signalled(hurry: asyncio.Event) -> Iterator[None]:
-    """Let SIGTERM or SIGINT cancel the block, which then ends as if it were done; a second one sets ``hurry``."""
-    task = asyncio.current_task()
-    assert task is not None
-    signalled = False
+@contextlib.asynccontextmanager
+async def _serving(
+    settings: Settings, stores: StoreUrls, *, departure: Departure, secrets_file: Path | None = None
+) -> AsyncIterator[Listening]:
+    """Serve during the block, in this process or in workers."""
+    if settings.workers > 1:
+        served = workers(settings, stores, secrets_file=secrets_file, hurry=departure.hurry)
+    else:
+        served = _serving_here(settings, stores, departure=departure)
+    async with served as listening:
+        structlog.get_logger().info("serving", **listening.log_fields())
+        yield listening
 
-    def signal_received() -> None:
-        nonlocal signalled
-        if signalled:
-            hurry.set()
-        else:
-            signalled = True
-            task.cancel()
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, signal_received)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not signalled:
-            raise
-        task.uncancel()
+@contextlib.asynccontextmanager
+async def _serving_here(settings: Settings, stores: StoreUrls, *, departure: Departure) -> AsyncIterator[Listening]:
+    from tollkeeper_server.app import application, serving  # gRPC: nothing for the parent of workers
+
+    async with application(settings, stores) as parts, serving(parts, settings, departure=departure) as listening:
+        yield listening
 
 
 async def _forever() -> None:

@@ -5,7 +5,7 @@ import binascii
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, Secret, ValidationError
@@ -41,10 +41,25 @@ class Address:
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Raises ValueError, which says what is allowed."""
+        try:
+            parts = urlsplit(f"//{text}")
+            if parts.hostname and parts.port is not None and parts.netloc == text and "@" not in text:
+                return cls(parts.hostname, parts.port)
+        except ValueError:
+            pass
+        raise ValueError('must be host:port, as "127.0.0.1:50051" or "[::1]:50051"; port 0 takes a free one')
+
     @property
     def reachable(self) -> "Address":
         """Where a client on this machine finds it: an address that means every interface is none to connect to."""
         return Address({"0.0.0.0": "127.0.0.1", "::": "::1"}.get(self.host, self.host), self.port)
+
+    def of_worker(self, worker: int) -> "Address":
+        """Where a worker, counted from 0, listens of its own: so many ports further. Free ports are any that are."""
+        return Address(self.host, self.port + worker if self.port else 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,15 +71,7 @@ class StoreUrls:
 
 
 def _address(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    try:
-        parts = urlsplit(f"//{value}")
-        if parts.hostname and parts.port is not None and parts.netloc == value and "@" not in value:
-            return Address(parts.hostname, parts.port)
-    except ValueError:
-        pass
-    raise ValueError('must be host:port, as "127.0.0.1:50051" or "[::1]:50051"; port 0 takes a free one')
+    return Address.parse(value) if isinstance(value, str) else value
 
 
 def _store_url(*schemes: str) -> BeforeValidator:
@@ -134,9 +141,9 @@ class Settings(BaseSettings):
     redis_url: Annotated[Secret[str] | None, _store_url("redis", "rediss", "unix")] = None
     """Redis 7 or Valkey 8, or newer: redis://, rediss:// (TLS) or unix://."""
     postgres_pool_size: Annotated[int, Field(ge=1, le=100)] = 10
-    """Most connections to Postgres."""
+    """Most connections to Postgres, of each worker."""
     cache_keys: Annotated[int, Field(ge=1_000, le=10_000_000)] = 100_000
-    """Most API keys that are answered from memory; each takes about 2.5 KB."""
+    """Most API keys that are answered from memory, by each worker; each takes about 2.5 KB."""
     peppers: VersionedSecrets | None = None
     """Secrets under which API keys are stored, version:base64[,version:base64]; the highest version makes new ones.
     Needed with ``postgres_url``; generated in ``data_dir`` otherwise."""
@@ -144,6 +151,9 @@ class Settings(BaseSettings):
     """Secrets that tell our API keys from made-up ones; as ``peppers``."""
     data_dir: Path = Path(".tollkeeper")
     """Where private stores keep their data, and secrets and root key of a development server are."""
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that serve, unless ``serve --workers`` says otherwise. They share the port of ``listen``, and each has
+    ports of its own for gateways and metrics: those of the settings for the first, the next ones for the others."""
     listen: ListenAddress = Address("127.0.0.1", 50051)
     """Where gRPC is served, without TLS: beyond this machine put a proxy or mesh that encrypts in front."""
     edge_listen: ListenAddress | None = None
@@ -236,10 +246,14 @@ class Settings(BaseSettings):
         return Keyring(peppers=_given(self.peppers, "PEPPERS"), tag_keys=_given(self.tag_keys, "TAG_KEYS"))
 
 
-def load_settings(*, secrets_file: Path | None = None) -> Settings:
-    """Read the environment and, for what it leaves out, ``secrets_file``; raises StartupError naming all at fault."""
+def load_settings(*, secrets_file: Path | None = None, workers: int | None = None) -> Settings:
+    """Read the environment and, for what it leaves out, ``secrets_file``; raises StartupError naming all at fault.
+
+    ``workers``, if given, goes before the environment.
+    """
+    given: dict[str, Any] = {} if workers is None else {"workers": workers}
     try:
-        return Settings(_env_file=secrets_file)  # type: ignore[call-arg]  # an argument of every BaseSettings
+        return Settings(_env_file=secrets_file, **given)  # type: ignore[call-arg]  # an argument of every BaseSettings
     except ValidationError as error:
         raise StartupError("; ".join(_explain(problem["loc"], problem["msg"]) for problem in error.errors())) from None
 

@@ -12,7 +12,7 @@ import atexit
 import json
 import logging
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal, TextIO
 
@@ -29,22 +29,34 @@ HELD_MAX = 1_000
 LogLevel = Literal["debug", "info", "warning", "error"]
 
 
-def configure_logging(*, log_format: LogFormat, level: LogLevel, stream: TextIO | None = None) -> None:
+def configure_logging(
+    *,
+    log_format: LogFormat,
+    level: LogLevel,
+    stream: TextIO | None = None,
+    fields: Mapping[str, str | int] | None = None,
+) -> None:
     """Send what this process logs to ``stream`` (standard error unless given), from ``level`` on.
 
-    ``auto`` is pretty on a terminal and JSON elsewhere. Libraries are heard from WARNING on.
+    ``auto`` is pretty on a terminal and JSON elsewhere. Libraries are heard from WARNING on. ``fields`` are in every
+    line.
     """
     stream = stream or sys.stderr
     pretty = log_format == "pretty" or (log_format == "auto" and stream.isatty())
     number = getattr(logging, level.upper())
     structlog.configure(
-        processors=_pretty(colors=stream.isatty()) if pretty else [_json],
+        processors=[*_with(fields or {}), *(_pretty(colors=stream.isatty()) if pretty else [_json])],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: _Lines(stream.buffer),
         cache_logger_on_first_use=True,
     )
     logging.basicConfig(handlers=[_FromLibraries()], level=max(number, logging.WARNING), force=True)
     logging.captureWarnings(True)
+
+
+def _with(fields: Mapping[str, str | int]) -> Iterator[Processor]:
+    if fields:
+        yield lambda _, __, event: {**event, **fields}
 
 
 class _Lines:
