@@ -71,7 +71,7 @@ class ServerProcess:
             assert time.monotonic() < deadline, f"the server does not serve: {self.stderr}"
             time.sleep(0.02)
         (serving,) = self.events("serving")
-        self.address, self.metrics_address = serving["address"], serving["metrics"]
+        self.address, self.metrics_addresses = serving["address"], serving["metrics"].split(", ")
         with grpc.insecure_channel(self.address) as channel:
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=START_SECONDS)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
@@ -102,6 +102,12 @@ class ServerProcess:
         lines = self.stderr.splitlines(keepends=True)
         logged = [json.loads(line) for line in lines if line.startswith("{") and line.endswith("\n")]
         return [event for event in logged if event["event"] == name]
+
+    @property
+    def metrics_address(self) -> str:
+        """Of the first worker, where there are several."""
+        address: str = self.metrics_addresses[0]
+        return address
 
     @property
     def root_key(self) -> str:
