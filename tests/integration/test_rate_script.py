@@ -3,14 +3,15 @@
 import os
 import random
 import time
+from collections import defaultdict
 from collections.abc import AsyncIterator, Sequence
 
 import pytest
 import redis.asyncio
 
-from tollkeeper_server.core.rate_window import RateDemand, RateOutcome
+from tollkeeper_server.core import rate_window
+from tollkeeper_server.core.rate_window import LEAD_MAX_US, RateDemand, RateOutcome, SlidingLog
 from tollkeeper_server.quota.charge_store import SCRIPT, Charge, ChargeAnswer, ChargeStore, RateScope
-from tollkeeper_server.quota.rate_shares import RateShares
 from tollkeeper_server.storage.redis import Redis, Script
 
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000
@@ -29,7 +30,7 @@ class TurnedClock:
         self.client = client
         self.now_us = time.time_ns() // 1000
         self._store = ChargeStore(connection, script=script)
-        self._rules = RateShares(live_replicas=lambda: 1, clock_us=lambda: self.now_us)
+        self._logs: defaultdict[tuple[str, str], SlidingLog] = defaultdict(SlidingLog)
 
     async def charge(self, charges: Sequence[Charge]) -> list[RateOutcome]:
         """What the script says."""
@@ -41,7 +42,19 @@ class TurnedClock:
 
     def expected(self, charges: Sequence[Charge]) -> list[RateOutcome]:
         """What the rules say."""
-        return [self._rules.charge(charge.scopes, consume=charge.consume) for charge in charges]
+        return [self._expected(charge) for charge in charges]
+
+    def _expected(self, charge: Charge) -> RateOutcome:
+        logs = [self._logs[scope.name, limit] for scope in charge.scopes for limit in scope.limits]
+        demands = [demand for scope in charge.scopes for demand in scope.demands]
+        return rate_window.charge(
+            logs,
+            demands,
+            now_us=self.now_us,
+            consume=charge.consume,
+            times_max=charge.times_max,
+            lead_us=charge.lead_us,
+        )
 
 
 @pytest.fixture
@@ -70,19 +83,22 @@ def random_charge(choice: random.Random) -> Charge:
 
     def random_demand(limit: str) -> RateDemand:
         units = choice.choice((0, 1, 1, 1, 2, 7, 10**15))
-        amount = choice.choice((0, 3, 20, 40, 200, 10**15))
+        amount = choice.choice((0, 3, 20, 40, 200, 2000, 10**15))
         return RateDemand(amount, WINDOWS[limit], units, shadow=choice.random() < 0.1)
 
     owner = choice.choice("abc")
     names = [f"tk:{{{owner}}}:rate", f"tk:{{{owner}}}:rate:{choice.choice('xy')}"]
     chosen = names if choice.random() < 0.5 else [choice.choice(names)]
-    return Charge(tuple(map(random_scope, chosen)), consume=choice.random() < 0.8)
+    charge = Charge(tuple(map(random_scope, chosen)), consume=choice.random() < 0.8)
+    if not charge.consume or choice.random() < 0.5:
+        return charge
+    return charge._replace(times_max=choice.choice((2, 10, 10_000)), lead_us=choice.choice((MINUTE // 60, 50_000)))
 
 
 async def play(clock: TurnedClock, *, seed: int, batches: int) -> int:
     """Many charges; gives how many there were."""
     choice, events = random.Random(seed), 0
-    steps = (0, 1, MINUTE // 20 - 1, MINUTE // 20, MINUTE // 3, MINUTE - 1, MINUTE, HOUR // 7, DAY // 5)
+    steps = (0, 1, MINUTE // 60, MINUTE // 20 - 1, MINUTE // 20, MINUTE // 3, MINUTE - 1, MINUTE, HOUR // 7, DAY // 5)
     for batch in range(batches):
         clock.now_us += choice.choice(steps)
         charges = [random_charge(choice) for _ in range(choice.randrange(1, 25))]
@@ -102,7 +118,12 @@ async def test_the_script_says_what_the_rules_say(connection: Redis, client: red
     [
         ("if outcome == ADMITTED and item.consume then", "if item.consume then"),  # counts what is denied
         ("if outcome == ADMITTED and item.consume then", "if outcome == ADMITTED then"),  # a dry run charges
-        ("log.first, log.count = now, units", "log.first, log.count = log.first, units"),
+        ("log.first, log.count = at, units", "log.first, log.count = log.first, units"),
+        ("asked.units * item.times, now, item.lead", "asked.units, now, item.lead"),  # a block is charged once
+        ("asked.units * item.times, now, item.lead", "asked.units * item.times, now, 0"),  # without its lead
+        ("max(now + lead, log.last) or", "now + lead or"),  # the last charge of an entry moves back
+        ("(PART * asked.units)))\n    end", "asked.units))\n    end"),  # all that is left, not a hundredth
+        ("if asked.units > 0 and not asked.shadow then", "if asked.units > 0 then"),  # a shadow limit bounds
         ("last + log.window > now", "last + log.window - 1 > now"),  # gives back a microsecond early
         ("    advance(log, now)\n", "    advance(log, now)\n    log.last = now\n"),  # a read extends the window
         ("if exceeded and shadow == 0", "if exceeded"),  # a shadow limit denies
@@ -127,7 +148,43 @@ async def test_the_owner_and_the_key_are_charged_all_or_nothing(connection: Redi
     assert [standing.used for standing in outcomes[-1].standings] == [8, 2]
 
 
-async def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window(
+async def play_on_a_clock_that_steps_back(clock: TurnedClock, *, seed: int, batches: int) -> None:
+    """Charges that always count, so that nothing is given back by a look that leaves no trace."""
+    choice = random.Random(seed)
+    steps = (0, 1, -1, -MINUTE // 120, -MINUTE // 60, -MINUTE // 3, -HOUR, LEAD_MAX_US, MINUTE // 20, MINUTE, HOUR)
+    for batch in range(batches):
+        clock.now_us += choice.choice(steps)
+        demands = [RateDemand(1, WINDOWS[limit], choice.randrange(1, 4), True) for limit in ("minute", "day")]
+        charge = Charge((RateScope("tk:{k}:rate", ("minute", "day"), tuple(demands)),), consume=True)
+        charges = [charge._replace(times_max=choice.choice((1, 1, 9)), lead_us=LEAD_MAX_US) for _ in range(3)]
+        assert await clock.charge(charges) == clock.expected(charges), f"seed {seed}, batch {batch}"
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_script_says_what_the_rules_say_on_a_clock_that_steps_back(
+    connection: Redis, client: redis.asyncio.Redis, seed: int
+) -> None:
+    await play_on_a_clock_that_steps_back(TurnedClock(connection, client), seed=seed, batches=BATCHES)
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("step_back(log, now + LEAD_MAX)", "step_back(log, now)"),  # what may still be used is forgotten
+        ("if log.last > now + LEAD_MAX then", "if log.last > now then"),  # a lead is taken for a step back
+        ("if last <= latest then", "if true then"),  # only the newest entry is moved
+    ],
+)
+async def test_the_comparison_sees_faults_of_steps_back(
+    connection: Redis, client: redis.asyncio.Redis, right: str, wrong: str
+) -> None:
+    assert right in SCRIPT.text
+    clock = TurnedClock(connection, client, SCRIPT.text.replace(right, wrong))
+    with pytest.raises(AssertionError):
+        await play_on_a_clock_that_steps_back(clock, seed=1, batches=1000)
+
+
+async def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window_and_a_lead(
     connection: Redis, client: redis.asyncio.Redis
 ) -> None:
     clock = TurnedClock(connection, client)
@@ -139,8 +196,8 @@ async def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window(
     clock.now_us -= HOUR
     (denied,) = await clock.charge([asked])
     assert [denied] == clock.expected([asked])
-    assert denied.retry_after_us == MINUTE
-    clock.now_us += MINUTE
+    assert denied.retry_after_us == MINUTE + LEAD_MAX_US
+    clock.now_us += MINUTE + LEAD_MAX_US
     (admitted,) = await clock.charge([asked])
     assert admitted.standings[0].used == 2
 

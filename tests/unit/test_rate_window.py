@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tollkeeper_server.core.rate_window import (
     COUNT_MAX,
     GRANULES,
+    LEAD_MAX_US,
     RateDemand,
     RateOutcome,
     SlidingLog,
@@ -91,8 +92,8 @@ class ExtendedByReads(SlidingLog):
 class CountedFromFirst(SlidingLog):
     """An entry counts from its first charge on, not from its last."""
 
-    def add(self, units: int, now_us: int, window_us: int) -> None:
-        super().add(units, now_us, window_us)
+    def add(self, units: int, now_us: int, window_us: int, *, lead_us: int = 0) -> None:
+        super().add(units, now_us, window_us, lead_us=lead_us)
         if self._entries:
             self._entries[-1].last_us = self._entries[-1].first_us
 
@@ -100,10 +101,10 @@ class CountedFromFirst(SlidingLog):
 class NeverSplit(SlidingLog):
     """Everything goes into the newest entry."""
 
-    def add(self, units: int, now_us: int, window_us: int) -> None:
+    def add(self, units: int, now_us: int, window_us: int, *, lead_us: int = 0) -> None:
         if self._entries:
             self._entries[-1].first_us = now_us
-        super().add(units, now_us, window_us)
+        super().add(units, now_us, window_us, lead_us=lead_us)
 
 
 class Forgetful(SlidingLog):
@@ -201,15 +202,15 @@ def test_a_changed_window_counts_what_was_charged_within_it() -> None:
     assert shortened.standings[0].used == 3
 
 
-def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window_and_no_longer() -> None:
+def test_a_clock_that_steps_back_keeps_what_was_counted_for_one_window_and_a_lead_and_no_longer() -> None:
     log = SlidingLog()
     hour = 3_600_000_000
     for step in range(4):
         ask(log, 1, amount=4, now_us=hour + step * GRANULE)
     stepped_back = ask(log, 1, amount=4, now_us=GRANULE)
     assert not stepped_back.admitted
-    assert stepped_back.retry_after_us == WINDOW
-    assert ask(log, 4, amount=4, now_us=GRANULE + WINDOW).admitted
+    assert stepped_back.retry_after_us == LEAD_MAX_US + WINDOW
+    assert ask(log, 4, amount=4, now_us=GRANULE + LEAD_MAX_US + WINDOW).admitted
 
 
 def test_a_shadow_limit_stops_counting_where_numbers_stop_being_exact() -> None:
@@ -217,3 +218,130 @@ def test_a_shadow_limit_stops_counting_where_numbers_stop_being_exact() -> None:
     for now in range(12):
         charge([log], [demand(1, 10**15, shadow=True)], now_us=now, consume=True)
     assert log.used == COUNT_MAX
+
+
+LEAD = LEAD_MAX_US
+LEADING_ENTRIES_MAX = 22
+
+
+class Block(NamedTuple):
+    """A charge, and when each of the verifications that it is for comes: parts of its lead, in 1000ths."""
+
+    after_us: int
+    units: int
+    times_max: int
+    used_at: tuple[int, ...]
+
+
+blocks = st.builds(
+    Block,
+    steps | st.integers(0, LEAD),
+    st.integers(0, 3),
+    st.sampled_from([1, 1, 2, 5, 1000]),
+    st.lists(st.sampled_from([0, 1, 500, 999, 1000]), max_size=40).map(tuple),
+)
+
+
+def random_blocks(seed: int) -> list[Block]:
+    """More than a limit of 1,000 has room for."""
+    choice = random.Random(seed)
+
+    def block() -> Block:
+        after_us = choice.choice((0, 0, 0, 1, LEAD // 10, LEAD // 2, LEAD))
+        used_at = tuple(choice.choice((0, 1000)) for _ in range(10))
+        return Block(after_us, choice.choice((1, 2, 5, 20)), choice.choice((1, 9)), used_at)
+
+    return [block() for _ in range(1000)]
+
+
+def play(history: list[Block], log: SlidingLog, *, amount: int) -> list[tuple[int, int]]:
+    """When how many units are used by answers that are kept, each somewhere in its lead, and those that are not."""
+    now, uses = 1_800_000_000_000_000, []
+    for after_us, units, times_max, used_at in history:
+        now += after_us
+        demand = RateDemand(amount=amount, window_us=WINDOW, units=units, shadow=False)
+        left = amount - log.used
+        outcome = charge([log], [demand], now_us=now, consume=True, times_max=times_max, lead_us=LEAD)
+        assert len(log) <= LEADING_ENTRIES_MAX
+        if not outcome.admitted:
+            continue
+        assert 1 <= outcome.times <= times_max
+        assert outcome.times == 1 or outcome.times * units <= amount // 100 + left
+        moments = used_at[: outcome.times] or (1000,)
+        at = [
+            now + (LEAD * moments[number % len(moments)] // 1000 if outcome.times > 1 else 0)
+            for number in range(outcome.times)
+        ]
+        uses += [(moment, units) for moment in at]
+        assert outcome.standings[0].used <= amount or units == 0
+    return sorted(uses)
+
+
+def most_in_a_window(uses: list[tuple[int, int]]) -> int:
+    """The most units used in any stretch of time as long as the window."""
+    most = within = first = 0
+    for at, units in uses:
+        within += units
+        while uses[first][0] + WINDOW <= at:
+            within -= uses[first][1]
+            first += 1
+        most = max(most, within)
+    return most
+
+
+@given(st.lists(blocks, max_size=40), st.sampled_from([10, 200, 1000]))
+def test_answers_that_are_kept_never_use_too_much_in_any_window(history: list[Block], amount: int) -> None:
+    assert most_in_a_window(play(history, SlidingLog(), amount=amount)) <= amount
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_busy_answers_that_are_kept_never_use_too_much_in_any_window(seed: int) -> None:
+    most = most_in_a_window(play(random_blocks(seed), SlidingLog(), amount=1000))
+    assert 900 < most <= 1000, "the window is full, and never over-full"
+
+
+class WithoutLead(SlidingLog):
+    """What is used later counts from its charge on."""
+
+    def add(self, units: int, now_us: int, window_us: int, *, lead_us: int = 0) -> None:
+        super().add(units, now_us, window_us)
+
+
+class MovesBack(SlidingLog):
+    """What has no lead takes it away from what goes into the same entry."""
+
+    def add(self, units: int, now_us: int, window_us: int, *, lead_us: int = 0) -> None:
+        super().add(units, now_us, window_us, lead_us=lead_us)
+        if self._entries and units:
+            self._entries[-1].last_us = now_us + lead_us
+
+
+@pytest.mark.parametrize("faulty", [WithoutLead, MovesBack])
+def test_uses_beyond_a_window_are_seen_where_leads_are_not_counted(faulty: Callable[[], SlidingLog]) -> None:
+    history = [Block(0, 1, 9, (1000,)), Block(1, 1, 1, ()), Block(WINDOW, 1000, 1, ())]
+    assert most_in_a_window(play(history, SlidingLog(), amount=1000)) <= 1000
+    assert most_in_a_window(play(history, faulty(), amount=1000)) > 1000
+
+
+def test_a_charge_for_verifications_to_come_takes_a_hundredth_of_what_is_left() -> None:
+    log = SlidingLog()
+    asked = {"now_us": 0, "consume": True, "times_max": 50, "lead_us": LEAD}
+    assert [charge([log], [demand(1000, 2)], **asked).times for _ in range(3)] == [5, 4, 4]  # type: ignore[arg-type]
+    charge([log], [demand(1000, 1000 - log.used - 1)], now_us=0, consume=True)
+    last = charge([log], [demand(1000, 1)], now_us=0, consume=True, times_max=50, lead_us=LEAD)
+    assert (last.admitted, last.times) == (True, 1)
+
+
+def test_the_smallest_hundredth_of_several_limits_bounds_a_charge_and_shadow_limits_do_not() -> None:
+    logs = [SlidingLog(), SlidingLog(), SlidingLog()]
+    demands = [demand(100_000), demand(300), demand(1, shadow=True)]
+    outcome = charge(logs, demands, now_us=0, consume=True, times_max=50, lead_us=LEAD)
+    assert outcome.times == 3
+    assert [log.used for log in logs] == [3, 3, 3]
+
+
+def test_what_may_still_be_used_when_the_clock_steps_back_counts_from_its_last_use() -> None:
+    log = SlidingLog()
+    charge([log], [demand(1000)], now_us=2 * LEAD, consume=True, times_max=9, lead_us=LEAD)
+    for now, used in ((2 * LEAD + 1, 9), (LEAD, 9), (2 * LEAD + WINDOW - 1, 9), (2 * LEAD + WINDOW, 0)):
+        assert charge([log], [demand(1000)], now_us=now, consume=False).standings[0].used == used

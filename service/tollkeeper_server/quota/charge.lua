@@ -14,19 +14,26 @@
 --        its name, amount, window in microseconds, units to charge, and whether it is a shadow limit, which counts and
 --        never denies.
 --   'P'  a pool: amount, units, shadow, and from when to when its window lasts.
+--   'K'  for an answer that is kept, the charge is made for verifications to come as well: how many times at most, and
+--        with how much lead at most.
 --   'O'  record of a charge that is made once, however often it is asked for: milliseconds to keep it.
 --   'G'  a grant to a pool, an item of its own: generation, whether it makes the pool, units, what the ledger has
 --        debited, revision of the ledger, when the window ends, when the grant expires.
 --
 -- Answers the time, then a list of integers for each item: the verdict; microseconds until the same charge fits, or -1;
 -- for each RATE limit the units used, when all are given back, or -1, and 1 if the charge does not fit else 0; for each
--- pool the units used or -1, 1 if the charge does not fit else 0, generation or -1, units received, units left.
+-- pool the units used or -1, 1 if the charge does not fit else 0, generation or -1, units received, units left; after a
+-- part 'K' how many times the charge was made or, where pools lack units, is to be made, and until when those are used.
 
 local EPOCH = '@EPOCH@'
 
 local DENIED, ADMITTED, LACKING, MOVED, REPLAYED = 0, 1, 2, 3, 4
 
 local GRANULES = 20
+-- How long after their charge units may be used: at most, and how long it is worth while.
+local LEAD_MAX, LEAD_MIN = 1000000, 10000
+-- Of what a limit has left, one charge takes only this part for verifications still to come.
+local PART = 100
 local COUNT_MAX = 9007199254740991
 local LOG = '<Bc0dddddHc0'
 local OLDER = '<dd'
@@ -96,18 +103,19 @@ local function save(key, logs, now)
   redis.call('SET', key, table.concat(parts), 'PX', ceil(lifetime / 1000))
 end
 
--- The store's clock stepped back: what it counted in its future is taken as charged now, and kept so even if nothing is
--- charged, or it would begin to count anew with every look.
-local function step_back(log, now)
+-- The store's clock stepped back: what it counted further in its future than units may be charged ahead is taken as
+-- charged as far ahead as they may, and kept so even if nothing is charged, or it would begin to count anew with every
+-- look.
+local function step_back(log, latest)
   while #log.older > 0 do
     local last, count = unpack(OLDER, log.older, #log.older - OLDER_SIZE + 1)
-    if last <= now then
+    if last <= latest then
       break
     end
     log.count = log.count + count
     log.older = log.older:sub(1, -OLDER_SIZE - 1)
   end
-  log.first, log.last = now, now
+  log.first, log.last = latest, latest
 end
 
 -- Gives back what has left the window.
@@ -129,21 +137,22 @@ local function advance(log, now)
   end
 end
 
-local function add(log, units, now)
+local function add(log, units, now, lead)
   units = min(units, COUNT_MAX - log.used)
   if units <= 0 then
     return
   end
   log.used = log.used + units
-  if log.count > 0 and now - log.first < floor(log.window / GRANULES) then
+  local at = log.count > 0 and max(now + lead, log.last) or now + lead
+  if log.count > 0 and at - log.first < floor(log.window / GRANULES) then
     log.count = log.count + units
   else
     if log.count > 0 then
       log.older = log.older .. pack(OLDER, log.last, log.count)
     end
-    log.first, log.count = now, units
+    log.first, log.count = at, units
   end
-  log.last = now
+  log.last = at
 end
 
 -- How long until `surplus` of the units counted are given back.
@@ -222,8 +231,8 @@ local function demand_rates(i, now, item)
     name, amount, window, units, shadow, at = unpack('<Bc0dddB', ARGV[i], at)
     local log = find(scope.logs, name)
     log.window = window
-    if log.last > now then
-      step_back(log, now)
+    if log.last > now + LEAD_MAX then
+      step_back(log, now + LEAD_MAX)
       scope.dirty = true
     end
     advance(log, now)
@@ -233,7 +242,9 @@ local function demand_rates(i, now, item)
       retry = units > amount and math.huge or wait(log, log.used + units - amount, now)
     end
     item.retry = max(item.retry, retry)
-    item.rates[#item.rates + 1] = {scope = scope, log = log, units = units, exceeded = exceeded}
+    item.rates[#item.rates + 1] = {
+      scope = scope, log = log, amount = amount, units = units, shadow = shadow == 1, exceeded = exceeded
+    }
   end
 end
 
@@ -242,7 +253,7 @@ local function demand_pool(i, now, item)
   local kept = open_pool(KEYS[i])
   local amount, units, shadow, starts, ends = unpack('<ddBdd', ARGV[i], 4)
   local pool = kept.pool
-  local asked = {kept = kept, units = units, ends = ends, exceeded = false}
+  local asked = {kept = kept, amount = amount, units = units, shadow = shadow == 1, ends = ends, exceeded = false}
   item.pools[#item.pools + 1] = asked
   item.moved = item.moved or now < starts or now >= ends
   if not pool or pool.epoch ~= EPOCH then
@@ -267,6 +278,8 @@ local function demand(i, now, item)
     demand_rates(i, now, item)
   elseif kind == 'P' then
     demand_pool(i, now, item)
+  elseif kind == 'K' then
+    item.times_max, item.lead = unpack('<dd', ARGV[i], 4)
   elseif kind == 'O' then
     item.record, item.keep = KEYS[i], unpack('<d', ARGV[i], 4)
   end
@@ -285,16 +298,49 @@ local function verdict(item)
   return ADMITTED
 end
 
+-- How often an answer that is kept is charged at once: what fits into a part of what each limit has left, and into what
+-- pools hold; the units of a window are used before it ends. False if a pool of a shadow limit, which bounds nothing,
+-- must be refilled first.
+local function multiply(item, now)
+  local times, lead = item.times_max, item.lead
+  for _, asked in ipairs(item.rates) do
+    if asked.units > 0 and not asked.shadow then
+      times = min(times, floor((asked.amount - asked.log.used) / (PART * asked.units)))
+    end
+  end
+  for _, asked in ipairs(item.pools) do
+    if asked.units > 0 then
+      lead = min(lead, asked.ends - now)
+      if not asked.shadow then
+        local left = asked.amount - (asked.pool.debited - asked.pool.left)
+        times = min(times, floor(left / (PART * asked.units)), floor(asked.pool.left / asked.units))
+      end
+    end
+  end
+  if times > 1 and lead >= LEAD_MIN then
+    item.times, item.lead = times, lead
+  else
+    item.times, item.lead = 1, 0
+  end
+  item.used_until = now + item.lead
+  for _, asked in ipairs(item.pools) do
+    if asked.units * item.times > asked.pool.left then
+      return false
+    end
+  end
+  return true
+end
+
 local function consume(item, now)
   for _, asked in ipairs(item.rates) do
     if asked.units > 0 then
-      add(asked.log, asked.units, now)
+      add(asked.log, asked.units * item.times, now, item.lead)
       asked.scope.dirty = true
     end
   end
   for _, asked in ipairs(item.pools) do
     if asked.units > 0 then
-      asked.pool.left = asked.pool.left - asked.units
+      asked.pool.left = asked.pool.left - asked.units * item.times
       asked.kept.dirty, asked.kept.ends = true, asked.ends
     end
   end
@@ -316,6 +362,10 @@ local function answer(item, outcome)
     figures[#figures + 1] = pool and pool.received or 0
     figures[#figures + 1] = pool and pool.left or 0
   end
+  if item.times_max then
+    figures[#figures + 1] = item.times
+    figures[#figures + 1] = item.used_until
+  end
   return figures
 end
 
@@ -326,7 +376,7 @@ local function replay(item)
     return nil
   end
   local figures = #value > 1 and cmsgpack.unpack(value) or {}
-  if #figures ~= 2 + 3 * #item.rates + 5 * #item.pools then
+  if #figures ~= 2 + 3 * #item.rates + 5 * #item.pools + (item.times_max and 2 or 0) then
     item.retry = 0
     figures = answer(item, REPLAYED)
   end
@@ -336,7 +386,7 @@ end
 
 -- Charges the item made of the parts `from` to `to`.
 local function charge(from, to, now)
-  local item = {rates = {}, pools = {}, retry = 0}
+  local item = {rates = {}, pools = {}, retry = 0, times = 1, lead = 0, used_until = now}
   for i = from, to do
     demand(i, now, item)
   end
@@ -345,6 +395,9 @@ local function charge(from, to, now)
     return replayed
   end
   local outcome = verdict(item)
+  if outcome == ADMITTED and item.times_max and not multiply(item, now) then
+    outcome = LACKING
+  end
   if outcome == ADMITTED and item.consume then
     consume(item, now)
   end

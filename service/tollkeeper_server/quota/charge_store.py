@@ -57,6 +57,10 @@ class Charge(NamedTuple):
     pools: tuple[PoolDemand, ...] = ()
     record: str = ""
     """What the charge is remembered under, so that it is made once; empty if it is not."""
+    times_max: int = 1
+    """How often it may be made at once, for an answer that is kept; only with ``consume``."""
+    lead_us: int = 0
+    """How much later its units may be used, if it is made more than once."""
 
 
 class Verdict(enum.Enum):
@@ -95,6 +99,8 @@ class ChargeAnswer(NamedTuple):
     rates: RateOutcome
     """One standing for each RATE limit; it also says whether the charge was admitted, and when it would be."""
     pools: tuple[PoolStanding, ...]
+    used_until_us: int = 0
+    """When the last of its units is used, if it was made more than once: ``rates.times`` times."""
 
 
 class Grant(NamedTuple):
@@ -204,7 +210,7 @@ def home(charge: Charge) -> str:
 
 def _parts(charge: Charge) -> Iterator[tuple[str, bytes]]:
     """Key and argument of each part, as the header of charge.lua says."""
-    left = len(charge.scopes) + len(charge.pools) + bool(charge.record)
+    left = len(charge.scopes) + len(charge.pools) + (charge.times_max > 1) + bool(charge.record)
 
     def header(kind: bytes) -> bytes:
         nonlocal left
@@ -220,6 +226,8 @@ def _parts(charge: Charge) -> Iterator[tuple[str, bytes]]:
         yield scope.name, bytes(argument)
     for pool in charge.pools:
         yield pool.name, header(b"P") + struct.pack("<ddBdd", pool.amount, pool.units, pool.shadow, *pool.window)
+    if charge.times_max > 1:
+        yield home(charge), header(b"K") + struct.pack("<dd", charge.times_max, charge.lead_us)
     if charge.record:
         yield charge.record, header(b"O") + struct.pack("<d", RECORD_MS)
 
@@ -235,6 +243,7 @@ def _decode(charge: Charge, answer: Sequence[int], now_us: int) -> ChargeAnswer:
     demands = [demand for scope in charge.scopes for demand in scope.demands]
     rates = [(demand, next(figures), next(figures), next(figures)) for demand in demands]
     pools = [[next(figures) for _ in range(5)] for _ in charge.pools]
+    times, used_until_us = (next(figures), next(figures)) if charge.times_max > 1 else (1, 0)
     return ChargeAnswer(
         verdict,
         now_us,
@@ -245,9 +254,11 @@ def _decode(charge: Charge, answer: Sequence[int], now_us: int) -> ChargeAnswer:
                 for demand, used, reset_at_us, exceeded in rates
             ),
             retry_after_us=answer[1] if answer[1] >= 0 else None,
+            times=times,
         ),
         tuple(
             PoolStanding(used, exceeded == 1, generation, received, left)
             for used, exceeded, generation, received, left in pools
         ),
+        used_until_us,
     )
