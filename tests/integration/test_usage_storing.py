@@ -192,7 +192,7 @@ async def test_the_last_use_is_told_to_the_minute_and_never_goes_back(usage: Usa
 
 async def test_a_callers_use_is_noted_and_counts_as_no_verification(usage: Usage) -> None:
     secret = await usage.key(owner_id="ops")
-    usage.recorder.record_caller(secret, client_ip=None, now=NOON)
+    usage.recorder.record_use(secret, client_ip=None, now=NOON)
     assert await usage.flusher.flush()
     assert await last_uses(usage, secret.key.key_id) == (THIS_MINUTE, THIS_MINUTE)
     assert await usage.buckets(secret.key) == await usage.buckets(owner_id="ops") == []

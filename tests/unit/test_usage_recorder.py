@@ -144,7 +144,7 @@ def test_every_api_key_of_a_key_is_told_with_its_last_minute() -> None:
 
 def test_callers_and_ended_api_keys_count_as_no_verification() -> None:
     usage = UsageRecorder()
-    usage.record_caller(a_secret(1), client_ip=None, now=NOON)
+    usage.record_use(a_secret(1), client_ip=None, now=NOON)
     usage.record_ended(a_secret(2, digest=b"ended"), now=NOON)
     batch = Batch.of(usage.take(), number=1)
     assert batch.counters == {}

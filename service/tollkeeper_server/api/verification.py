@@ -112,6 +112,7 @@ class VerificationServicer:
             request.reservation_id,
             tenant_id=_visible_tenant(call.caller, named=""),
             charges=dict(request.charges),
+            verifications=request.verifications or 1,
         )
         return settle_response(settlement)
 

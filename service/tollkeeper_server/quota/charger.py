@@ -9,7 +9,7 @@ from datetime import timedelta
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import Key, Owner
-from tollkeeper_server.quota.charge_store import Verdict
+from tollkeeper_server.quota.charge_store import ChargeAnswer, Verdict
 from tollkeeper_server.quota.counters import Counters
 from tollkeeper_server.quota.demands import ChargeOutcome, Demands
 from tollkeeper_server.quota.direct import DirectCharges
@@ -66,17 +66,26 @@ class Charger:
         is charged once, and further calls are given the first answer for 10 minutes; a denial is decided anew. If Redis
         does not answer, RATE limits are held by this server's share of them and the others in the ledger, and the
         answer says so. With ``reserve`` the charge is held until it is settled. With ``keep`` the answer may be given
-        to so many verifications. Raises Unavailable if no store answers in time.
+        to so many verifications, or fewer, all of which are charged and held. Raises Unavailable if no store answers in
+        time.
         """
         if not reserve and not (key is not None and key.limits) and not (owner is not None and owner.limits):
             return _KEPT_UNLIMITED if keep else _NOTHING
-        demands = Demands(key, owner, charges=charges)
+        demands = Demands(key, owner, charges=charges, keep=keep)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._charge(demands, consume=consume, record=record)
-        if reserve and consume and key is not None and outcome.code is DecisionCode.ALLOWED:
-            reservation_id = await self._reservations.hold(key, outcome.held, request_id=request_id)
-            outcome = replace(outcome, reservation_id=reservation_id)
-        return outcome
+        if not consume or key is None or outcome.code is not DecisionCode.ALLOWED:
+            return outcome
+        if not reserve and outcome.kept is None:
+            return outcome
+        reservation_id = await self._reservations.hold(
+            key,
+            outcome.held,
+            charges=charges,
+            verifications=0 if outcome.kept is None else outcome.kept.verifications,
+            request_id=request_id,
+        )
+        return replace(outcome, reservation_id=reservation_id)
 
     async def _charge(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
         if not demands.limits:
@@ -86,9 +95,13 @@ class Charger:
             outcome = await self._without_redis(demands, consume=consume, record=record)
         return outcome
 
-    async def settle(self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int]) -> Settlement:
+    async def settle(
+        self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1
+    ) -> Settlement:
         """Charge amounts by unit instead of what a reservation holds; see ``Reservations.settle``."""
-        return await self._reservations.settle(reservation_id, tenant_id=tenant_id, charges=charges)
+        return await self._reservations.settle(
+            reservation_id, tenant_id=tenant_id, charges=charges, verifications=verifications
+        )
 
     async def close(self) -> None:
         """Finish what was asked, and take no more."""
@@ -106,7 +119,8 @@ class Charger:
             if answer.verdict is Verdict.LACKING:
                 await self._refills.refill(charge, answer)
             elif answer.verdict is not Verdict.MOVED:  # its clock is known now
-                return demands.outcome(answer.rates, list(zip(charge.pools, answer.pools, strict=True)))
+                outcome = demands.outcome(answer.rates, list(zip(charge.pools, answer.pools, strict=True)))
+                return replace(outcome, kept=_kept(answer)) if answer.rates.times > 1 else outcome
         raise Unavailable("others take the rest of the limit before this charge", reason="LIMIT_CONTENDED")
 
     async def _without_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
@@ -125,3 +139,12 @@ class Charger:
             if (outcome := await self._in_redis(demands, consume=consume, record=record)) is not None:
                 return outcome
         raise Unavailable("Redis comes and goes", reason="REDIS_UNAVAILABLE")
+
+
+def _kept(answer: ChargeAnswer) -> Kept:
+    """How far an answer may be kept whose verifications are charged already, by clocks that run up to 1 % slow.
+
+    One that is told again ends when it did before, so nothing may be left of its time.
+    """
+    left_us = max(0, answer.used_until_us - answer.now_us)
+    return Kept(verifications=answer.rates.times, usable_for=timedelta(microseconds=left_us * 99 // 100))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.key import Key, Owner
-from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope, LimitState
-from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
+from tollkeeper_server.core.limits import AMOUNT_MAX, Limit, LimitKind, LimitScope, LimitState
+from tollkeeper_server.core.rate_window import GRANULES, LEAD_MAX_US, RateDemand, RateOutcome, RateStanding
 from tollkeeper_server.core.windows import Window, moment, window_at
 from tollkeeper_server.quota.charge_store import Charge, PoolDemand, PoolStanding, RateScope
 
@@ -58,10 +58,14 @@ class Holder(NamedTuple):
 
 
 class Demands:
-    """What a request charges to the limits of a key, of its owner, or of an owner alone."""
+    """What a request charges to the limits of a key, of its owner, or of an owner alone.
 
-    def __init__(self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int]) -> None:
+    ``keep`` is to how many verifications the answer is to be given, at most.
+    """
+
+    def __init__(self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], keep: int = 0) -> None:
         self._charges = charges
+        self._times_max = max(1, min(keep, AMOUNT_MAX // max([1, *charges.values()])))
         self._home = _home(key, owner)
         self._holders = tuple(_holders(key, owner))
         self._limits = [(limit, holder.scope) for holder in self._holders for limit in holder.limits]
@@ -84,7 +88,8 @@ class Demands:
     def charge(self, *, now_us: int, consume: bool, record: str = "") -> Charge:
         """The charge to make at ``now_us``; once only, if it is given the name of a ``record``."""
         kept = f"tk:{{{self._home}}}:once:{record}" if record else ""
-        return Charge(tuple(self._rates()), consume, tuple(self._pools(now_us)), kept)
+        rates, pools = tuple(self._rates()), tuple(self._pools(now_us))
+        return Charge(rates, consume, pools, kept, self._times_max, self._lead_us() if self._times_max > 1 else 0)
 
     def outcome(
         self,
@@ -107,13 +112,21 @@ class Demands:
             limits=states,
             retry_after=None if after_us is None else timedelta(microseconds=after_us),
             degradations=degradations,
-            held=self._held(pools) if rates.admitted else (),
+            held=self._held(pools, rates.times) if rates.admitted else (),
         )
 
-    def _held(self, pools: Sequence[tuple[PoolDemand, PoolStanding]]) -> tuple[Held, ...]:
+    def _held(self, pools: Sequence[tuple[PoolDemand, PoolStanding]], times: int) -> tuple[Held, ...]:
         hard = [(limit, scope) for limit, scope in self._limits if limit.kind is not LimitKind.RATE]
-        charged = zip(hard, pools, strict=True)
-        return tuple(Held(limit, scope, demand) for (limit, scope), (demand, _) in charged if demand.units)
+        return tuple(
+            Held(limit, scope, demand._replace(units=demand.units * times))
+            for (limit, scope), (demand, _) in zip(hard, pools, strict=True)
+            if demand.units
+        )
+
+    def _lead_us(self) -> int:
+        """How much later units may be used than they are charged."""
+        windows = [limit.window_seconds for limit, _ in self._limits if limit.kind is LimitKind.RATE]
+        return min([LEAD_MAX_US, *(seconds * 1_000_000 // GRANULES for seconds in windows if seconds)])
 
     def _rates(self) -> Iterator[RateScope]:
         for holder in self._holders:

@@ -30,16 +30,17 @@ class Refills:
 
         Raises Unavailable if Postgres does not answer.
         """
+        times = answer.rates.times
         needs = [
             Need(
                 demand,
                 standing.generation,
-                max(0, demand.units - standing.left),
+                max(0, demand.units * times - standing.left),
                 standing.received,
                 answer.now_us,
             )
             for demand, standing in zip(charge.pools, answer.pools, strict=True)
-            if standing.generation < 0 or standing.exceeded or demand.units > standing.left
+            if standing.generation < 0 or standing.exceeded or demand.units * times > standing.left
         ]
         await asyncio.gather(*map(self._batcher.submit, needs))
 

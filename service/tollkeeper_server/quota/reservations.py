@@ -5,6 +5,11 @@ one transaction: a surplus goes back, and what is more than was held is *overdra
 fits, and so blocks what follows. A hold that nobody settles in time stays charged as held: a caller that crashed after
 the work was done gets nothing for free. Settling is done once; whatever comes after, or too late, changes nothing.
 RATE limits keep what was held.
+
+A kept answer is a reservation too: it holds the charges of all verifications that it may be given to, for KEPT_SECONDS.
+
+Usage follows what was really used: it is counted when a hold ends, by the transaction that ends it, and so exactly
+once, in the minute in which the charge was made.
 """
 
 import asyncio
@@ -13,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+import asyncpg
 import orjson
 import structlog
 
@@ -26,19 +32,27 @@ from tollkeeper_server.quota.counters import Counters
 from tollkeeper_server.quota.demands import Held, pool_state
 from tollkeeper_server.quota.refills import GRANT_US
 from tollkeeper_server.storage.postgres import Postgres
+from tollkeeper_server.usage.held import HeldUse, count_uses
 
 HOLD_SECONDS = 900
 """How long a hold can be settled."""
+KEPT_SECONDS = 60
+"""How long that of a kept answer can be."""
 REAP_SECONDS = 5.0
+REAP_MAX = 1_000
+"""How many forgotten holds end in one transaction."""
+FORGET_MAX = 10_000
+"""How many reservations that ended an hour ago are deleted at once."""
 TIMEOUT_SECONDS = 2.0
 
 _HOLD = """
-    INSERT INTO reservations (reservation_id, tenant_id, key_id, holds, expires_at)
-    VALUES ($1, $2, $3, $4, clock_timestamp() + $5 * interval '1 second')
+    INSERT INTO reservations
+        (reservation_id, tenant_id, owner_id, key_id, holds, charges, verifications, held_at, expires_at)
+    SELECT $1, $2, $3, $4, $5, $6, $7, now, now + $8 * interval '1 second' FROM clock_timestamp() AS now
     ON CONFLICT (reservation_id) DO NOTHING
 """
 _FIND = """
-    SELECT holds, settled_at IS NOT NULL OR expires_at <= clock_timestamp() AS is_over
+    SELECT *, settled_at IS NOT NULL OR expires_at <= clock_timestamp() AS is_over
     FROM reservations WHERE reservation_id = $1 AND tenant_id = coalesce($2, tenant_id) FOR UPDATE
 """
 _SETTLE = """
@@ -46,9 +60,16 @@ _SETTLE = """
 """
 _REAP = """
     UPDATE reservations SET settled_at = clock_timestamp()
-    WHERE settled_at IS NULL AND expires_at <= clock_timestamp() RETURNING reservation_id
+    WHERE reservation_id IN (
+        SELECT reservation_id FROM reservations WHERE settled_at IS NULL AND expires_at <= clock_timestamp()
+        LIMIT $1 FOR UPDATE SKIP LOCKED
+    ) RETURNING *
 """
-_FORGET = "DELETE FROM reservations WHERE settled_at < clock_timestamp() - interval '1 day'"
+_FORGET = """
+    DELETE FROM reservations WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM reservations WHERE settled_at < clock_timestamp() - interval '1 hour' LIMIT $1
+    ))
+"""
 
 _log = structlog.get_logger()
 
@@ -69,19 +90,39 @@ class Reservations:
         self._postgres = postgres
         self._counters = counters
 
-    async def hold(self, key: Key, held: Sequence[Held], *, request_id: str) -> str:
-        """Write down what was charged to ``key``, and give what to settle; the same for the same ``request_id``."""
+    async def hold(
+        self, key: Key, held: Sequence[Held], *, charges: Mapping[str, int], verifications: int, request_id: str
+    ) -> str:
+        """Write down what was charged to ``key``, and give what to settle; the same for the same ``request_id``.
+
+        ``charges`` are those of one verification. ``verifications`` tells to how many a kept answer may be given; 0 is
+        for a single one whose decision is counted already.
+        """
         name = hashlib.sha256(f"{key.key_id}/{request_id}".encode()).hexdigest()[:32] if request_id else uuid4().hex
         reservation_id = f"res_{name}"
         holds = orjson.dumps([_row(each) for each in held]).decode()
+        all_charges = {unit: amount * max(1, verifications) for unit, amount in charges.items()}
         async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
-            await connection.execute(_HOLD, reservation_id, key.tenant_id, key.key_id, holds, HOLD_SECONDS)
+            await connection.execute(
+                _HOLD,
+                reservation_id,
+                key.tenant_id,
+                key.owner_id,
+                key.key_id,
+                holds,
+                orjson.dumps(all_charges).decode(),
+                verifications,
+                KEPT_SECONDS if verifications else HOLD_SECONDS,
+            )
         return reservation_id
 
-    async def settle(self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int]) -> Settlement:
+    async def settle(
+        self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int
+    ) -> Settlement:
         """Charge amounts by unit instead of what was held; units that are left out were not used.
 
-        Raises NotFound if ``tenant_id`` (None: any tenant) has no such reservation.
+        ``verifications`` tells to how many a kept answer was given. Raises NotFound if ``tenant_id`` (None: any tenant)
+        has no such reservation.
         """
         async with self._postgres.transaction(timeout_seconds=TIMEOUT_SECONDS) as connection:
             row = await connection.fetchrow(_FIND, reservation_id, tenant_id)
@@ -96,21 +137,37 @@ class Reservations:
                 overdraft = sum(max(0, units) for units in more.values())
                 await connection.execute(_SETTLE, reservation_id, orjson.dumps(dict(charges)).decode(), overdraft)
                 accounts = await ledger.lock(connection, names)
+                await count_uses(
+                    connection, [_use(row, charges, verifications=verifications)] if row["charges"] else []
+                )
         return Settlement(await self._states(held, accounts), already_settled=row["is_over"])
 
     async def run(self) -> None:
         """End holds that were forgotten, until cancelled."""
         while True:
             try:
+                while await self.reap() == REAP_MAX:
+                    pass
                 async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
-                    forgotten = await connection.fetch(_REAP)
-                    await connection.execute(_FORGET)
-                metrics.RESERVATIONS_FORGOTTEN.inc(len(forgotten))
+                    await connection.execute(_FORGET, FORGET_MAX)
             except Unavailable as fault:
                 _log.warning("reservations_not_reaped", reason=fault.reason)
             except Exception:  # a fault of ours must not end it unseen
                 _log.exception("reservations_not_reaped")
             await asyncio.sleep(REAP_SECONDS)
+
+    async def reap(self) -> int:
+        """End some of the holds that were forgotten, as if all of them had been used; gives how many."""
+        async with self._postgres.transaction(timeout_seconds=TIMEOUT_SECONDS) as connection:
+            forgotten = await connection.fetch(_REAP, REAP_MAX)
+            uses = [
+                _use(row, orjson.loads(row["charges"]), verifications=row["verifications"])
+                for row in forgotten
+                if row["charges"]
+            ]
+            await count_uses(connection, uses)
+        metrics.RESERVATIONS_FORGOTTEN.inc(len(forgotten))
+        return len(forgotten)
 
     async def _states(self, held: Sequence[Held], accounts: Mapping[str, Any]) -> tuple[LimitState, ...]:
         """Where the limits stand: as the ledger says, without what their pools have left."""
@@ -146,6 +203,18 @@ class Reservations:
         if answer is None:
             return {}
         return {each.demand.account: pool.left for each, pool in zip(held, answer.pools, strict=True)}
+
+
+def _use(row: asyncpg.Record, charges: Mapping[str, int], *, verifications: int) -> HeldUse:
+    """What is counted of a reservation that ends; the decision only if it was not counted when it was made."""
+    return HeldUse(
+        tenant_id=row["tenant_id"],
+        owner_id=row["owner_id"],
+        key_id=row["key_id"],
+        held_at=row["held_at"],
+        verifications=verifications if row["verifications"] else 0,
+        charges=charges,
+    )
 
 
 def _row(held: Held) -> dict[str, Any]:

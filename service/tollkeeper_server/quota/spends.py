@@ -4,7 +4,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from tollkeeper_server.core.lease import Lease
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Verdict
+from tollkeeper_server.core.rate_window import PART
+from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, PoolDemand, Verdict
 from tollkeeper_server.storage.boottime import boottime
 
 Pool = tuple[str, int]
@@ -41,15 +42,15 @@ class Spends:
             self.doubt(charge)
             return False
         for demand, pool in zip(charge.pools, pools, strict=True):
-            self._spent[pool] += demand.units
+            self._spent[pool] += demand.units * answer.rates.times
             self._ends_us[demand.account] = demand.window.ends_us
         return True
 
     def doubt(self, charge: Charge) -> None:
-        """The charge was not answered."""
+        """The charge was not answered; it may have been made as often as it may be at once."""
         if charge.record and charge.consume:
             for pool in charge.pools:
-                self._doubted[pool.account] += pool.units
+                self._doubted[pool.account] += _units_max(pool, charge.times_max)
 
     def dispel(self, charge: Charge) -> None:
         """What was doubted has been charged in the ledger."""
@@ -76,3 +77,9 @@ class Spends:
         for pool in [pool for pool in self._spent if pool[0] in over]:
             del self._spent[pool]
         self._reported = {pool for pool in self._reported if pool[0] not in over}
+
+
+def _units_max(pool: PoolDemand, times_max: int) -> int:
+    """What a charge that is made up to so many times takes from a pool at most."""
+    most = pool.units * times_max
+    return most if pool.shadow else max(pool.units, min(most, pool.amount // PART))

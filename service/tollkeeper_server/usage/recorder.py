@@ -122,8 +122,8 @@ class UsageRecorder:
         decisions[DecisionCode.ALLOWED] = decisions.get(DecisionCode.ALLOWED, 0) + verifications
         minute.charge(charges)
 
-    def record_caller(self, secret: SecretRecord, *, client_ip: Address | None, now: datetime) -> None:
-        """Note the use of a caller's own key, which counts as no verification."""
+    def record_use(self, secret: SecretRecord, *, client_ip: Address | None, now: datetime) -> None:
+        """Note the use of an API key that counts as no verification, or is counted elsewhere."""
         minute = self._minute(secret.key, now)
         if minute is not None:
             minute.use(secret, client_ip)

@@ -32,6 +32,15 @@ _ADD_COUNTERS = """
 """
 
 
+_ADD = """
+    INSERT INTO usage_buckets AS bucket (subject, starts_at, seconds, counter, amount)
+    SELECT subject, starts_at, 60, counter, amount
+    FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::bigint[]) AS it (subject, starts_at, counter, amount)
+    ORDER BY subject, starts_at, counter
+    ON CONFLICT (subject, starts_at, seconds, counter) DO UPDATE SET amount = bucket.amount + excluded.amount
+"""
+
+
 def keeping_findings(source: str) -> str:
     """A statement that keeps what ``source`` finds: rows of key_id, kind, network, found_at and denied."""
     return f"""
@@ -115,6 +124,12 @@ async def add_counters(
     subjects, times, names = zip(*counters, strict=True)
     amounts = [min(amount, _BIGINT_MAX) for amount in counters.values()]
     await connection.execute(_ADD_COUNTERS, server_id, number, subjects, times, names, amounts)
+
+
+async def add_amounts(connection: Connection, amounts: Mapping[tuple[str, datetime, str], int]) -> None:
+    """Add amounts by subject, minute, and decision code or unit; as part of a transaction that remembers it."""
+    subjects, times, names = zip(*amounts, strict=True)
+    await connection.execute(_ADD, subjects, times, names, list(amounts.values()))
 
 
 async def note_uses(connection: Connection, uses: Mapping[bytes, datetime]) -> set[bytes]:

@@ -138,12 +138,17 @@ class Verifier:
             self._usage.record_charge(key, charges=charges, now=self._clock())
         return report
 
-    async def settle(self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int]) -> Settlement:
+    async def settle(
+        self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1
+    ) -> Settlement:
         """Charge what was really used instead of what a reservation holds; doing so again changes nothing.
 
-        Raises NotFound if ``tenant_id`` (None: any tenant) has no such reservation.
+        ``verifications`` tells to how many a kept answer was given. Raises NotFound if ``tenant_id`` (None: any tenant)
+        has no such reservation.
         """
-        return await self._charger.settle(reservation_id, tenant_id=tenant_id, charges=charges)
+        return await self._charger.settle(
+            reservation_id, tenant_id=tenant_id, charges=charges, verifications=verifications
+        )
 
     async def record_kept(self, uses: Sequence[KeptUse], *, tenant_id: str | None) -> None:
         """Count as usage what kept answers were used for, of keys of ``tenant_id`` (None: of any tenant) only."""
@@ -194,7 +199,10 @@ class Verifier:
             reserve=verification.reserve,
             keep=verification.keep,
         )
-        self._record(secret, outcome.code, verification, admitted.at)
+        if outcome.reservation_id:
+            self._record_held(secret, verification, admitted.at, is_kept=outcome.kept is not None)
+        else:
+            self._record(secret, outcome.code, verification, admitted.at)
         return Decision(
             code=outcome.code,
             key=key,
@@ -226,9 +234,17 @@ class Verifier:
         if code is DecisionCode.KEY_INVALID:
             self._usage.record_ended(secret, now=now)
         elif verification.by_caller:
-            self._usage.record_caller(secret, client_ip=client_ip, now=now)
+            self._usage.record_use(secret, client_ip=client_ip, now=now)
         else:
             self._usage.record(secret, code=code, charges=verification.charges, client_ip=client_ip, now=now)
+
+    def _record_held(self, secret: SecretRecord, verification: Verification, now: datetime, *, is_kept: bool) -> None:
+        """Units that are held, and the verifications of a kept answer, are counted by what ends the reservation."""
+        client_ip = verification.use.client_ip
+        if is_kept:
+            self._usage.record_use(secret, client_ip=client_ip, now=now)
+        else:
+            self._usage.record(secret, code=DecisionCode.ALLOWED, charges={}, client_ip=client_ip, now=now)
 
     async def _owner(self, tenant_id: str, owner_id: str) -> Owner:
         owner = await self._directory.find_owner(tenant_id, owner_id)
