@@ -29,11 +29,13 @@ class Worker:
         await worker._line("ready", START_SECONDS)
         return worker
 
-    async def charge(self, key_id: str, *, amount: int, charges: int, callers: int, first: int | None = None) -> bool:
+    async def charge(
+        self, key_id: str, *, amount: int, charges: int, callers: int, first: int | None = None, keep: int = 0
+    ) -> bool:
         """Have ``charges`` made, and wait until they are; False if the worker was killed before."""
         assert self._process.stdin is not None
         asked = {"key_id": key_id, "amount": amount, "created_at": RECENTLY.isoformat()}
-        asked |= {"charges": charges, "callers": callers, "first": first}
+        asked |= {"charges": charges, "callers": callers, "first": first, "keep": keep}
         with contextlib.suppress(ConnectionError):
             self._process.stdin.write(json.dumps(asked).encode() + b"\n")
             return await self._line("done", CASE_SECONDS)
@@ -85,12 +87,17 @@ class Fleet:
         """How many charges were allowed so far."""
         return self._tally.stat().st_size if self._tally.exists() else 0
 
-    async def charge(self, key_id: str, *, amount: int, charges: int, callers: int = 8, workers: int = 3) -> int:
+    async def charge(
+        self, key_id: str, *, amount: int, charges: int, callers: int = 8, workers: int = 3, keep: int = 0
+    ) -> int:
         """Have ``charges`` made by some of the workers at once; gives how many were allowed."""
         before = self.allowed()
         share = -(-charges // workers)
         await asyncio.gather(
-            *(worker.charge(key_id, amount=amount, charges=share, callers=callers) for worker in self.workers[:workers])
+            *(
+                worker.charge(key_id, amount=amount, charges=share, callers=callers, keep=keep)
+                for worker in self.workers[:workers]
+            )
         )
         return self.allowed() - before
 

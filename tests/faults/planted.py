@@ -4,9 +4,10 @@ from collections.abc import Callable, Mapping
 
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.quota import charge_store, ledger
-from tollkeeper_server.quota.charge_store import Charge, ChargeStore
+from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, ChargeStore
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.demands import ChargeOutcome, Demands
+from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.redis import Script
 
 
@@ -53,9 +54,32 @@ def _records_are_dropped() -> None:
     Demands.charge = charge  # type: ignore[method-assign]
 
 
+def _kept_answers_are_charged_once() -> None:
+    """A kept answer takes from pools what a single verification does."""
+    text = charge_store.SCRIPT.text.replace(
+        "asked.pool.left - asked.units * item.times", "asked.pool.left - asked.units"
+    )
+    assert text != charge_store.SCRIPT.text
+    ChargeStore._script_of = lambda self, epoch: Script(text.replace("@EPOCH@", epoch), is_pinned=True)  # type: ignore[method-assign]
+
+
+def _kept_answers_are_spent_once() -> None:
+    """The reconciler hears that a kept answer has spent what a single verification does. Blocks are large, so that it
+    shows."""
+    ledger._REFILL = ledger._REFILL.replace(" / 100)", " / 2)")
+    original = Spends.accept
+
+    def accept(self: Spends, charge: Charge, answer: ChargeAnswer) -> bool:
+        return original(self, charge, answer._replace(rates=answer.rates._replace(times=1)))
+
+    Spends.accept = accept  # type: ignore[method-assign]
+
+
 _FAULTS: Mapping[str, Callable[[], None]] = {
     "blocks are not debited": _blocks_are_not_debited,
     "any store is trusted": _any_store_is_trusted,
     "charges are local": _charges_are_local,
     "records are dropped": _records_are_dropped,
+    "kept answers are charged once": _kept_answers_are_charged_once,
+    "kept answers are spent once": _kept_answers_are_spent_once,
 }

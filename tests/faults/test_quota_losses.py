@@ -58,24 +58,24 @@ async def restore_snapshot(valkey: ValkeyProcess, _servers: Fleet, directory: Pa
     await valkey.start()
 
 
-async def work(servers: Fleet, index: int) -> None:
+async def work(servers: Fleet, index: int, *, keep: int) -> None:
     """Charge on and on, by whichever server has this place."""
     while True:
-        await servers.workers[index].charge("key_1", amount=AMOUNT, charges=50, callers=8)
+        await servers.workers[index].charge("key_1", amount=AMOUNT, charges=50, callers=8, keep=keep)
 
 
 def has_allowed(servers: Fleet, due: int) -> bool:
     return servers.allowed() >= due
 
 
-async def play(loss: Loss, postgres_url: str, directory: Path, *, fault: str = "", times: int) -> int:
+async def play(loss: Loss, postgres_url: str, directory: Path, *, fault: str = "", times: int, keep: int = 0) -> int:
     """Charge while ``loss`` strikes again and again, and then until nothing more is admitted; gives what was."""
     options = DURABLE if loss is kill_redis else ()
     async with (
         valkey_process(directory, options) as valkey,
         fleet(postgres_url, valkey.url, directory=directory, fault=fault) as servers,
     ):
-        charging = [asyncio.create_task(work(servers, index)) for index in range(3)]
+        charging = [asyncio.create_task(work(servers, index, keep=keep)) for index in range(3)]
         for strike in range(times):
             await until(partial(has_allowed, servers, AMOUNT * (strike + 1) // (times + 2)), "charges go on")
             await loss(valkey, servers, directory)

@@ -16,6 +16,7 @@ from tollkeeper_server.core.limits import Limit, LimitKind
 
 MINUTE = timedelta(seconds=60)
 IN_TOKENS = Limit(name="tokens", kind=LimitKind.RATE, unit="tokens", amount=5, window_seconds=60)
+A_THOUSAND = Limit(name="daily", kind=LimitKind.QUOTA, unit="requests", amount=1000, window_seconds=86_400)
 
 
 @pytest.fixture
@@ -77,3 +78,14 @@ async def test_what_is_held_or_decided_in_vain_is_not_kept(api: Api, field: str)
     with refused(grpc.StatusCode.INVALID_ARGUMENT) as details:
         await verify(api, "tk_any", keep=1, **{field: True})
     assert details.fields == ["keep"]
+
+
+async def test_a_kept_answer_of_a_limited_key_is_settled_over_the_api(api: Api) -> None:
+    created = await api.key("acme", limits=(A_THOUSAND,))
+    answer = await verify(api, created.api_key, keep=50)
+    assert (answer.code, answer.kept.verifications) == (pb.DECISION_CODE_ALLOWED, 10)
+    assert timedelta() < answer.kept.usable_for.ToTimedelta() <= timedelta(seconds=1)
+    settle = pb.SettleRequest(reservation_id=answer.reservation_id, charges={"requests": 3}, verifications=3)
+    first, second = [await api.verification.Settle(settle, metadata=api.root) for _ in range(2)]
+    assert (first.already_settled, first.limits[0].used) == (False, 3)
+    assert (second.already_settled, second.limits[0].used) == (True, 3)
