@@ -7,7 +7,7 @@ to the ledger. A server that died cannot say: then the rest stays debited until 
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from uuid import uuid4
 
 import structlog
@@ -35,7 +35,7 @@ _RENEW = """
         (SELECT count(*) FROM quota_servers WHERE server_id <> $1 AND lease_until > clock_timestamp()) + 1 AS live
 """
 _UNREPORTED = """
-    SELECT account, generation FROM quota_lost_pools AS lost
+    SELECT account, generation, granted FROM quota_lost_pools AS lost
     WHERE lost_at < clock_timestamp() - $2 * interval '1 second' AND NOT EXISTS (
         SELECT FROM quota_spends WHERE account = lost.account AND generation = lost.generation AND server_id = $1
     ) LIMIT $3
@@ -136,7 +136,7 @@ class Reconciler:
         """Say what this server spent from lost pools, and give back the rest of those that all have spoken about."""
         async with self._postgres.transaction(timeout_seconds=TIMEOUT_SECONDS) as connection:
             lost = await connection.fetch(_UNREPORTED, self._id, SETTLES_AFTER_SECONDS, REPORT_MAX)
-            await self._report(connection, [(row["account"], row["generation"]) for row in lost])
+            await self._report(connection, {(row["account"], row["generation"]): row["granted"] for row in lost})
         async with self._postgres.connection(timeout_seconds=TIMEOUT_SECONDS) as connection:
             given_back = await connection.fetch(_GIVE_BACK, SETTLES_AFTER_SECONDS)
         if given_back:
@@ -149,7 +149,7 @@ class Reconciler:
             for statement in _FORGET:
                 await connection.execute(statement, KEEP_DAYS)
 
-    async def _report(self, connection: Connection, pools: Sequence[Pool]) -> None:
+    async def _report(self, connection: Connection, pools: Mapping[Pool, int]) -> None:
         if pools:
             accounts, generations = zip(*pools, strict=True)
             await connection.execute(_REPORT, self._id, accounts, generations, self._spends.report(pools))

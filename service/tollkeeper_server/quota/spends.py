@@ -1,10 +1,11 @@
 """What this server has spent from pools: its part of what the reconciler needs to know of a lost one."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
+from operator import itemgetter
 
 from tollkeeper_server.core.lease import Lease
-from tollkeeper_server.core.rate_window import PART
+from tollkeeper_server.core.rate_window import COUNT_MAX, PART
 from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, PoolDemand, Verdict
 from tollkeeper_server.storage.boottime import boottime
 
@@ -58,15 +59,26 @@ class Spends:
             for pool in charge.pools:
                 self._doubted[pool.account] = max(0, self._doubted[pool.account] - pool.units)
 
-    def report(self, pools: Iterable[Pool]) -> list[int]:
-        """Units spent from each pool, none of which is spent from after this."""
-        reported = list(pools)
-        self._reported.update(reported)
-        return [self._spent.get(pool, 0) + self._doubted.pop(pool[0], 0) for pool in reported]
+    def report(self, pools: Mapping[Pool, int]) -> list[int]:
+        """Units spent from each pool, by what it was granted; none of them is spent from after this.
 
-    def pools(self) -> Sequence[Pool]:
-        """Every pool that something was spent from."""
-        return list(self._spent)
+        What was doubted counts as far as a pool can have held it. The rest waits for the next pool of the account.
+        """
+        for pool, granted in pools.items():
+            if pool not in self._reported:
+                self._reported.add(pool)
+                self._believe(pool, granted)
+        return [self._spent.get(pool, 0) for pool in pools]
+
+    def _believe(self, pool: Pool, granted: int) -> None:
+        units = min(self._doubted.get(pool[0], 0), granted - self._spent.get(pool, 0))
+        if units > 0:
+            self._doubted[pool[0]] -= units
+            self._spent[pool] += units
+
+    def pools(self) -> Mapping[Pool, int]:
+        """Every pool that something was spent from, newest first; nobody knows yet what they will have been granted."""
+        return dict.fromkeys(sorted(self._spent, key=itemgetter(1), reverse=True), COUNT_MAX)
 
     def forget(self, *, before_us: int) -> None:
         """Drop what belongs to windows that ended before that."""

@@ -176,8 +176,10 @@ class VerifyRequest(_message.Message):
     """
     keep: _builtins.int
     """Asks to keep an ALLOWED answer, and to give it again to so many verifications like this one, this one included: 0 (not
-    kept) to 10,000. Where limits count them, all are charged now, as a reservation, if they fit into a hundredth of
-    what is left; else fewer, down to this one alone. Must be 0 with `reserve` and `dry_run`.
+    kept) to 10,000. If the key or its owner has any limit, all of them are charged now, as a reservation, if they fit
+    into a hundredth of what every limit that is charged has left and make at most 10^15 of a unit; else fewer, down to
+    this one alone, which then is charged as usual and not kept. Shadow limits count, and bound nothing. Must be 0 with
+    `reserve` and `dry_run`.
     """
     @_builtins.property
     def required_permissions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
@@ -234,7 +236,9 @@ class VerifyResponse(_message.Message):
     message: _builtins.str
     """The decision in words, for people."""
     reservation_id: _builtins.str
-    """What to settle, if `reserve` was asked for and the decision is ALLOWED."""
+    """What to settle, if the decision is ALLOWED: by 15 minutes if `reserve` was asked for, by a minute if limits count an
+    answer that is kept. What is not settled by then stays charged, and is counted, as held.
+    """
     revision: _builtins.int
     """The revision that the answer reflects."""
     request_id: _builtins.str
@@ -259,7 +263,9 @@ class VerifyResponse(_message.Message):
 
     @_builtins.property
     def kept(self) -> Global___Kept:
-        """Set if the answer may be kept; see VerifyRequest.keep."""
+        """Set if the answer may be kept; see VerifyRequest.keep. A repeated `request_id` is told the same, for what is left of
+        its time.
+        """
 
     def __init__(
         self,
@@ -295,13 +301,16 @@ class Kept(_message.Message):
     USABLE_FOR_FIELD_NUMBER: _builtins.int
     VERIFICATIONS_FIELD_NUMBER: _builtins.int
     verifications: _builtins.int
-    """How often in all, the verification that asked included; 0 means that no limit counts. What is not used is given back
-    by Settle with `reservation_id` and the charges that were really used.
+    """How often in all, the verification that asked included; 0 means that neither the key nor its owner has a limit. What
+    is not used is given back by Settle with `reservation_id` and the charges that were really used, but for RATE limits,
+    where it leaves with the window.
     """
     @_builtins.property
     def usable_for(self) -> _duration_pb2.Duration:
-        """How long, counted from when the question was sent. Never beyond the key's expiry, the end of its API key or, where
-        limits count, the time for which units were charged in advance.
+        """How long, counted from when the question was sent, by a clock that runs at most 1 % slow. At most 60 s, and never
+        beyond the key's expiry or the end of its API key. If limits count: at most 1 s, a twentieth of the shortest window of
+        a RATE limit, and what is left of the window of a QUOTA or SPEND limit. May be 0 for a repeated `request_id`: then it
+        is the answer to that one verification alone.
         """
 
     def __init__(
@@ -787,7 +796,9 @@ class SettleRequest(_message.Message):
     reservation_id: _builtins.str
     """As VerifyResponse gave it."""
     verifications: _builtins.int
-    """How many verifications a kept answer was given to, for usage: 0 to 10,000. 0 counts as one."""
+    """How many verifications a kept answer was given to, for usage: 0 to 10,000. 0 counts as one. Without effect on
+    reservations that were asked for with `reserve`: their verification is counted already.
+    """
     @_builtins.property
     def charges(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """What was really used, by unit. Empty releases the whole hold. May be more than was held: the excess is recorded
