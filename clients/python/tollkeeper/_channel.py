@@ -10,6 +10,8 @@ reservation), and so charge and take effect once.
 import json
 import os
 
+import grpc
+
 from tollkeeper._version import __version__
 
 MESSAGE_BYTES_MAX = 4 * 1024 * 1024
@@ -75,6 +77,13 @@ CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
     # Servers are inside the network; a proxy for the web must not get in between.
     ("grpc.enable_http_proxy", 0),
 )
+
+
+def aio_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """An asynchronous channel to the servers; nothing is encrypted without ``credentials``."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 def authorization(token: str) -> tuple[tuple[str, str], ...]:

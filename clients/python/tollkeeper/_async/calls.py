@@ -7,6 +7,7 @@ import grpc
 from google.protobuf.message import Message
 
 from tollkeeper._error_details import call_error
+from tollkeeper._near_cache import NearCache
 
 if TYPE_CHECKING:
     from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceAsyncStub
@@ -40,6 +41,7 @@ class AsyncCalls:
     _timeout: float
     _verify_timeout: float
     _wait_for_ready: bool
+    _near_cache: NearCache | None
 
     async def _call(
         self,

@@ -15,6 +15,7 @@ from tollkeeper._async.owners import AsyncOwnerCalls
 from tollkeeper._async.usage import AsyncUsageCalls
 from tollkeeper._async.verification import AsyncVerificationCalls
 from tollkeeper._channel import CHANNEL_OPTIONS, authorization, server_from_env
+from tollkeeper._near_caching import AsyncNearCaching
 from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceStub
 from tollkeeper.v1.key_service_pb2_grpc import KeyServiceStub
 from tollkeeper.v1.usage_service_pb2_grpc import UsageServiceStub
@@ -45,13 +46,16 @@ class AsyncClient(
         timeout: float = 5.0,
         verify_timeout: float = 1.0,
         wait_for_ready: bool = True,
+        near_cache: bool = False,
     ) -> None:
         """Connects on the first call.
 
         ``address`` is ``host:port``, where every address of the host is used, or several servers as
         ``ipv4:10.0.0.1:50051,10.0.0.2:50051``. ``token`` is the API key of this caller. Without ``credentials`` nothing
         is encrypted: for loopback, or a mesh that encrypts. ``wait_for_ready`` lets calls wait, within their timeout,
-        while no server is ready, as during a restart; without it they fail at once with :class:`Unavailable`.
+        while no server is ready, as during a restart; without it they fail at once with :class:`Unavailable`. With
+        ``near_cache`` ALLOWED answers are given again without asking, in microseconds, while a server promises to tell
+        of every change before it counts.
         """
         asyncio.get_running_loop()  # async only: gRPC binds the channel to it
         self._metadata = authorization(token)
@@ -68,6 +72,8 @@ class AsyncClient(
             usage=UsageServiceStub(self._channel),
             audit=AuditServiceStub(self._channel),
         )
+        self._near_caching = AsyncNearCaching(address, credentials, self._metadata) if near_cache else None
+        self._near_cache = None if self._near_caching is None else self._near_caching.cache
 
     @classmethod
     def from_env(
@@ -77,6 +83,7 @@ class AsyncClient(
         timeout: float = 5.0,
         verify_timeout: float = 1.0,
         wait_for_ready: bool = True,
+        near_cache: bool = False,
     ) -> Self:
         """A client of the server at TOLLKEEPER_ADDRESS, as the caller whose API key is TOLLKEEPER_TOKEN.
 
@@ -90,6 +97,7 @@ class AsyncClient(
             timeout=timeout,
             verify_timeout=verify_timeout,
             wait_for_ready=wait_for_ready,
+            near_cache=near_cache,
         )
 
     async def __aenter__(self) -> Self:
@@ -104,7 +112,9 @@ class AsyncClient(
         await self.close()
 
     async def close(self) -> None:
-        """Closes the connections; calls that still run are cancelled."""
+        """Closes the connections; calls that still run are cancelled. A near-cache tells first what it was used for."""
+        if self._near_caching is not None:
+            await self._near_caching.close()
         await self._channel.close()
 
     @property

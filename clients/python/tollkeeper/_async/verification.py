@@ -6,8 +6,10 @@ from ipaddress import IPv4Address, IPv6Address
 from tollkeeper._async.calls import AsyncCalls
 from tollkeeper._decisions import Decision, QuotaReport, Settlement, Verification
 from tollkeeper._errors import CallError
+from tollkeeper._near_cache import Ask, NearCache, question_of
 from tollkeeper._requests import verification as requests
 from tollkeeper._results import verification as results
+from tollkeeper.v1 import verification_service_pb2 as pb
 
 
 class AsyncVerificationCalls(AsyncCalls):
@@ -41,7 +43,13 @@ class AsyncVerificationCalls(AsyncCalls):
         :param request_id: names the verification, so that a repeated one is charged once; made up if None.
         :param tenant_id: knows this tenant's keys only; for root callers.
         """
-        question = Verification(
+        near, question = self._near_cache, None
+        if near is not None and not (reserve or dry_run or request_id):
+            question = question_of(api_key, resource, permissions, client_ip, charges, tenant_id)
+            kept = near.recall(question, min_revision)
+            if kept is not None:
+                return kept
+        verification = Verification(
             api_key,
             resource=resource,
             permissions=permissions,
@@ -53,10 +61,10 @@ class AsyncVerificationCalls(AsyncCalls):
             request_id=request_id,
             tenant_id=tenant_id,
         )
-        response = await self._call(
-            self._stubs.verification.Verify, requests.verify(question), timeout, self._verify_timeout
-        )
-        return results.decision(response)
+        request = requests.verify(verification)
+        if near is not None and question is not None and (ask := near.ask(question, charges)) is not None:
+            return await self._verify_and_keep(near, ask, request, timeout)
+        return results.decision(await self._verify(request, timeout))
 
     async def verify_many(
         self, verifications: Iterable[Verification], *, timeout: float | None = None
@@ -100,3 +108,27 @@ class AsyncVerificationCalls(AsyncCalls):
         request = requests.settle(reservation_id, charges)
         response = await self._call(self._stubs.verification.Settle, request, timeout, self._verify_timeout)
         return results.settlement(response)
+
+    async def _verify(self, request: pb.VerifyRequest, timeout: float | None) -> pb.VerifyResponse:
+        """One question to a server."""
+        return await self._call(self._stubs.verification.Verify, request, timeout, self._verify_timeout)
+
+    async def _verify_and_keep(
+        self, near: NearCache, ask: Ask, request: pb.VerifyRequest, timeout: float | None
+    ) -> Decision:
+        """As ``_verify``, and keep the answer as far as the server allows it."""
+        request.keep = ask.keep
+        try:
+            response = await self._verify(request, timeout)
+            decision = results.decision(response)
+            if response.HasField("kept"):
+                near.keep(
+                    ask,
+                    decision,
+                    block=response.kept.verifications,
+                    usable_for=response.kept.usable_for.ToNanoseconds() / 1e9,
+                    reservation_id=response.reservation_id,
+                )
+            return decision
+        finally:
+            near.done(ask)

@@ -11,7 +11,7 @@ from tollkeeper._keys import RevokeReason
 from tollkeeper._limits import CalendarWindow, Limit
 from tollkeeper.v1 import key_pb2, limit_pb2
 
-_REQUESTS_UNIT = "requests"
+REQUESTS_UNIT = "requests"
 
 
 def request_id(given: str | None) -> str:
@@ -22,7 +22,7 @@ def request_id(given: str | None) -> str:
 def charges(amounts: Mapping[str, int] | None) -> Mapping[str, int] | None:
     """What to charge; None charges one request, an empty mapping nothing."""
     # The contract cannot tell an empty map from an absent one, which charges one request.
-    return {_REQUESTS_UNIT: 0} if amounts is not None and not amounts else amounts
+    return {REQUESTS_UNIT: 0} if amounts is not None and not amounts else amounts
 
 
 def words(given: Iterable[str], name: str) -> list[str]:

@@ -31,7 +31,8 @@ def decision(response: pb.VerifyResponse) -> Decision:
         key=_key_identity(response.key) if response.HasField("key") else None,
         limits=values.limit_states(response.limits),
         retry_after=values.delta_of(response, "retry_after"),
-        reservation_id=response.reservation_id,
+        # The reservation of an answer that is kept is the near-cache's to settle.
+        reservation_id="" if response.HasField("kept") else response.reservation_id,
         revision=response.revision,
         degradations=_degradations(response.degradations),
         request_id=response.request_id,

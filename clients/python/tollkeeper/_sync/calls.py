@@ -8,6 +8,7 @@ import grpc
 from google.protobuf.message import Message
 
 from tollkeeper._error_details import call_error
+from tollkeeper._near_cache import NearCache
 
 if TYPE_CHECKING:
     from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceStub
@@ -41,6 +42,7 @@ class Calls:
     _timeout: float
     _verify_timeout: float
     _wait_for_ready: bool
+    _near_cache: NearCache | None
 
     def _call(
         self,

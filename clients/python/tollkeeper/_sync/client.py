@@ -8,6 +8,7 @@ from typing import Self
 import grpc
 
 from tollkeeper._channel import CHANNEL_OPTIONS, authorization, server_from_env
+from tollkeeper._near_caching import NearCaching
 from tollkeeper._sync.audit import AuditCalls
 from tollkeeper._sync.calls import Stubs
 from tollkeeper._sync.key_changes import KeyChangeCalls
@@ -43,13 +44,16 @@ class Client(VerificationCalls, KeyCalls, KeyChangeCalls, OwnerCalls, UsageCalls
         timeout: float = 5.0,
         verify_timeout: float = 1.0,
         wait_for_ready: bool = True,
+        near_cache: bool = False,
     ) -> None:
         """Connects on the first call.
 
         ``address`` is ``host:port``, where every address of the host is used, or several servers as
         ``ipv4:10.0.0.1:50051,10.0.0.2:50051``. ``token`` is the API key of this caller. Without ``credentials`` nothing
         is encrypted: for loopback, or a mesh that encrypts. ``wait_for_ready`` lets calls wait, within their timeout,
-        while no server is ready, as during a restart; without it they fail at once with :class:`Unavailable`.
+        while no server is ready, as during a restart; without it they fail at once with :class:`Unavailable`. With
+        ``near_cache`` ALLOWED answers are given again without asking, in microseconds, while a server promises to tell
+        of every change before it counts.
         """
         self._metadata = authorization(token)
         self._timeout = timeout
@@ -65,6 +69,8 @@ class Client(VerificationCalls, KeyCalls, KeyChangeCalls, OwnerCalls, UsageCalls
             usage=UsageServiceStub(self._channel),
             audit=AuditServiceStub(self._channel),
         )
+        self._near_caching = NearCaching(address, credentials, self._metadata) if near_cache else None
+        self._near_cache = None if self._near_caching is None else self._near_caching.cache
 
     @classmethod
     def from_env(
@@ -74,6 +80,7 @@ class Client(VerificationCalls, KeyCalls, KeyChangeCalls, OwnerCalls, UsageCalls
         timeout: float = 5.0,
         verify_timeout: float = 1.0,
         wait_for_ready: bool = True,
+        near_cache: bool = False,
     ) -> Self:
         """A client of the server at TOLLKEEPER_ADDRESS, as the caller whose API key is TOLLKEEPER_TOKEN.
 
@@ -87,6 +94,7 @@ class Client(VerificationCalls, KeyCalls, KeyChangeCalls, OwnerCalls, UsageCalls
             timeout=timeout,
             verify_timeout=verify_timeout,
             wait_for_ready=wait_for_ready,
+            near_cache=near_cache,
         )
 
     def __enter__(self) -> Self:
@@ -101,7 +109,9 @@ class Client(VerificationCalls, KeyCalls, KeyChangeCalls, OwnerCalls, UsageCalls
         self.close()
 
     def close(self) -> None:
-        """Closes the connections; calls that still run are cancelled."""
+        """Closes the connections; calls that still run are cancelled. A near-cache tells first what it was used for."""
+        if self._near_caching is not None:
+            self._near_caching.close()
         self._channel.close()
 
     @property
