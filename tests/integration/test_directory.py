@@ -185,7 +185,7 @@ async def test_an_unknown_api_key_is_remembered_as_unknown_until_a_secret_is_add
 ) -> None:
     seed = KEYRING.new_seed(os.urandom(32))
     api_key = KEYRING.mint(prefix="tk", length=43, seed=seed)
-    assert await one.directory.find(api_key) == Found(None, 0)
+    assert await one.directory.find(api_key) == Found(record=None, revision=0)
     created = await keys.create(ROOT, CreateKey(tenant_id="acme"))
     await until(lambda: one.replica.revision >= created.revision)
     await behind_its_back(
@@ -293,11 +293,11 @@ async def test_garbage_is_remembered_as_unknown_once_keys_were_imported(
 ) -> None:
     item = ImportKey(key=CreateKey(), credential=Credential(raw_api_key="of another system"))
     await keys.imports.run(ROOT, ImportKeys(tenant_id="acme", items=(item,)))
-    assert await one.directory.find("garbage") == Found(None, one.replica.revision)
+    assert await one.directory.find("garbage") == Found(record=None, revision=one.replica.revision)
     await behind_its_back(postgres_url, "DELETE FROM secrets")
-    assert await one.directory.find("garbage") == Found(None, one.replica.revision)
+    assert await one.directory.find("garbage") == Found(record=None, revision=one.replica.revision)
     await one.postgres.close()
-    assert await one.directory.find("garbage") == Found(None, one.replica.revision)
+    assert await one.directory.find("garbage") == Found(record=None, revision=one.replica.revision)
 
 
 async def test_a_digest_of_another_system_is_replaced_once_its_api_key_was_seen(

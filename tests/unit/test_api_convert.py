@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from tollkeeper.v1 import key_pb2, key_service_pb2, limit_pb2, verification_service_pb2
 from tollkeeper_server.api import convert, convert_keys, convert_limits, convert_verification
+from tollkeeper_server.api.answers import Answers
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
 from tollkeeper_server.core.key import Key, KeyState, RevokeReason
 from tollkeeper_server.core.limits import CalendarWindow, Limit, LimitKind, LimitScope, LimitState
@@ -210,7 +211,7 @@ def test_the_state_of_a_key_is_that_of_now() -> None:
 def test_what_is_absent_stays_absent() -> None:
     message = convert_keys.key_message(key(), now=NOW)
     assert not any(message.HasField(name) for name in ("expires_at", "revoked_at", "last_used_at", "rotation"))
-    response = convert_verification.verify_response(Decision(code=DecisionCode.KEY_INVALID, request_id="r"), key=None)
+    response = Answers().of(Decision(code=DecisionCode.KEY_INVALID, request_id="r"))
     assert {field.name for field, _ in response.ListFields()} == {"code", "message", "request_id"}
 
 

@@ -46,8 +46,16 @@ def optional_datetime(message: Message, field: str) -> datetime | None:
 
 def timestamp_from(moment: datetime) -> Timestamp:
     """The moment, exact to the microsecond."""
+    timestamp = Timestamp()
+    set_timestamp(timestamp, moment)
+    return timestamp
+
+
+def set_timestamp(timestamp: Timestamp, moment: datetime) -> None:
+    """Make ``timestamp`` that moment, exact to the microsecond."""
     since = moment - _EPOCH
-    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
+    timestamp.seconds = since.days * 86_400 + since.seconds
+    timestamp.nanos = since.microseconds * 1000
 
 
 def optional_timestamp(moment: datetime | None) -> Timestamp | None:

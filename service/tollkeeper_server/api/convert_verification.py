@@ -3,12 +3,12 @@
 from collections.abc import Iterable, Mapping
 
 from tollkeeper.v1 import key_pb2, verification_service_pb2
-from tollkeeper.v1.key_pb2 import KeyIdentity
 from tollkeeper_server.api.convert import duration_from, enum_map
+from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.fields import ip_from
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason, Kept
-from tollkeeper_server.core.key import Secret
+from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.quota.reservations import Settlement
 from tollkeeper_server.verify.verifier import QuotaReport, Verification
@@ -56,20 +56,33 @@ def charges_from(charges: Mapping[str, int]) -> Mapping[str, int]:
     return dict(charges) if charges else _CHARGES_DEFAULT
 
 
-def verify_response(decision: Decision, *, key: KeyIdentity | None) -> verification_service_pb2.VerifyResponse:
-    """The decision, and what it tells of its key."""
+def verify_response(decision: Decision, *, start: bytes) -> verification_service_pb2.VerifyResponse:
+    """The decision, of which ``start`` tells the code and the key; see ``answer_start``."""
+    response = verification_service_pb2.VerifyResponse.FromString(start)
+    response.request_id = decision.request_id
+    response.revision = decision.revision
+    if decision.limits:
+        response.limits.extend(map(limit_state_message, decision.limits))
+    if decision.retry_after is not None:
+        response.retry_after.CopyFrom(duration_from(decision.retry_after))
+    if decision.reservation_id:
+        response.reservation_id = decision.reservation_id
+    if decision.degradations:
+        response.degradations.extend(_degradation_messages(decision.degradations))
+    if decision.kept is not None:
+        response.kept.CopyFrom(_kept_message(decision.kept))
+    return response
+
+
+def answer_start(
+    code: DecisionCode, *, key: Key | None, secret: Secret | None
+) -> verification_service_pb2.VerifyResponse:
+    """What every answer tells that has the same code, for the same API key: to keep, and to begin answers with."""
     return verification_service_pb2.VerifyResponse(
-        code=DECISION_CODES[decision.code],
-        message=MESSAGES[decision.code],
-        key=key,
-        limits=map(limit_state_message, decision.limits),
-        retry_after=None if decision.retry_after is None else duration_from(decision.retry_after),
-        reservation_id=decision.reservation_id,
-        revision=decision.revision,
-        degradations=_degradation_messages(decision.degradations),
-        request_id=decision.request_id,
-        secret=key_pb2.SECRET_UNSPECIFIED if decision.secret is None else SECRETS[decision.secret],
-        kept=None if decision.kept is None else _kept_message(decision.kept),
+        code=DECISION_CODES[code],
+        message=MESSAGES[code],
+        key=None if key is None else identity_message(key),
+        secret=key_pb2.SECRET_UNSPECIFIED if secret is None else SECRETS[secret],
     )
 
 

@@ -5,14 +5,12 @@ from contextlib import aclosing
 from functools import partial
 
 from tollkeeper.v1 import verification_service_pb2 as pb
-from tollkeeper.v1.key_pb2 import KeyIdentity
-from tollkeeper_server.api.convert_keys import identity_message
+from tollkeeper_server.api.answers import Answers
 from tollkeeper_server.api.convert_verification import (
     charges_from,
     check_quota_response,
     settle_response,
     verification_from,
-    verify_response,
 )
 from tollkeeper_server.api.errors import status_of
 from tollkeeper_server.api.handler import Call, rpc
@@ -24,30 +22,9 @@ from tollkeeper_server.api.watch import watch
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
-from tollkeeper_server.core.key import Key
 from tollkeeper_server.verify.begun import Begun, Outcome, in_parts, together
 from tollkeeper_server.verify.verifier import Verification, Verifier
 from tollkeeper_server.verify.watchers import Watchers
-
-IDENTITIES_MAX = 1024
-
-
-class Identities:
-    """What is told of the keys in use, made once for each key as it is held in memory."""
-
-    def __init__(self) -> None:
-        self._made: dict[int, tuple[Key, KeyIdentity]] = {}
-
-    def of(self, key: Key) -> KeyIdentity:
-        """What is told of ``key``."""
-        made = self._made.get(id(key))
-        if made is not None and made[0] is key:
-            return made[1]
-        if len(self._made) >= IDENTITIES_MAX:
-            del self._made[next(iter(self._made))]
-        identity = identity_message(key)
-        self._made[id(key)] = (key, identity)  # holding the key keeps its id from being another's
-        return identity
 
 
 class VerificationServicer:
@@ -57,7 +34,7 @@ class VerificationServicer:
         self._verifier = verifier
         self._watchers = watchers
         self._metrics = metrics
-        self._identities = Identities()
+        self._answers = Answers()
 
     @rpc(CallerPermission.VERIFY)
     async def Verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
@@ -143,7 +120,7 @@ class VerificationServicer:
 
     def _answer(self, decision: Decision) -> pb.VerifyResponse:
         self._metrics.decided(decision.code)
-        return verify_response(decision, key=None if decision.key is None else self._identities.of(decision.key))
+        return self._answers.of(decision)
 
     def _result(self, outcome: Outcome, *, request_id: str) -> pb.VerifyResult:
         if isinstance(outcome, TollkeeperError):

@@ -1,11 +1,11 @@
 """Decisions: the outcome of a verification, as a value."""
 
 import enum
-from dataclasses import dataclass
 from datetime import timedelta
 
 from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.limits import LimitState
+from tollkeeper_server.core.value import value
 
 
 class DecisionCode(enum.StrEnum):
@@ -49,7 +49,7 @@ class DegradationReason(enum.StrEnum):
     FIGURES_APPROXIMATE = "FIGURES_APPROXIMATE"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Kept:
     """How far an answer may be given again, by who asked for it, to exactly the same question."""
 
@@ -59,7 +59,7 @@ class Kept:
     """How long, counted from when the question was sent."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Decision:
     """The answer to a verification.
 

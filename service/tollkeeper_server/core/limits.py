@@ -4,6 +4,8 @@ import enum
 from dataclasses import dataclass
 from datetime import datetime
 
+from tollkeeper_server.core.value import value
+
 LIMITS_MAX = 16
 """Most limits on one key, and on one owner."""
 
@@ -57,7 +59,7 @@ class Limit:
     """Counts and reports, and never denies."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class LimitState:
     """Where a limit stands after a charge or, where nothing was charged, as it is."""
 

@@ -1,12 +1,12 @@
 """The rules of a verification that need neither I/O nor a clock."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import IPv4Address, IPv6Address
 
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.key import Key, KeyState, Owner
+from tollkeeper_server.core.value import value
 
 _STATE_DENIALS = {
     KeyState.REVOKED: DecisionCode.KEY_REVOKED,
@@ -15,7 +15,7 @@ _STATE_DENIALS = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Use:
     """What a request wants to use a key for."""
 

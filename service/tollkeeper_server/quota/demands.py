@@ -1,7 +1,7 @@
 """What a request asks of all limits of its key and its owner, and what their answers say."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -9,6 +9,7 @@ from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kep
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import AMOUNT_MAX, Limit, LimitKind, LimitScope, LimitState
 from tollkeeper_server.core.rate_window import GRANULES, LEAD_MAX_US, RateDemand, RateOutcome, RateStanding
+from tollkeeper_server.core.value import value
 from tollkeeper_server.core.windows import Window, moment, window_at
 from tollkeeper_server.quota.charge_store import Charge, PoolDemand, PoolStanding, RateScope
 
@@ -20,7 +21,7 @@ _DENIALS = {
 _HARDEST_FIRST = (LimitKind.SPEND, LimitKind.QUOTA, LimitKind.RATE)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class ChargeOutcome:
     """What limits say to a charge."""
 

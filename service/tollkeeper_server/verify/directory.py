@@ -1,13 +1,13 @@
 """The key directory: finds the record behind an API key, from memory while the lease holds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 
 from tollkeeper_server.core.cache import Absence, RecordCache
 from tollkeeper_server.core.changes import owner_subject
 from tollkeeper_server.core.credential import Keyring, foreign_digests
 from tollkeeper_server.core.key import Key, Owner
+from tollkeeper_server.core.value import value
 from tollkeeper_server.keys.lookup import SecretRecord, find_by_digests, find_owner, find_with_owners
 from tollkeeper_server.keys.upgrades import Upgrades
 from tollkeeper_server.keys.workspace import Algorithm
@@ -20,7 +20,7 @@ _BATCH_MAX = 500
 _READ_TIMEOUT_SECONDS = 2.0
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Found:
     """What was found behind an API key, and the revision that it reflects."""
 
@@ -101,13 +101,13 @@ class KeyDirectory:
     def _remembered(self, digests: tuple[bytes, ...]) -> Found | None:
         now, unknown = self._clock(), 0
         for digest in digests:
-            value = self._cache.get(digest, now=now)
-            if isinstance(value, SecretRecord):
-                if value.algorithm is not Algorithm.PEPPERED and unknown < self._own_digests:
+            kept = self._cache.get(digest, now=now)
+            if isinstance(kept, SecretRecord):
+                if kept.algorithm is not Algorithm.PEPPERED and unknown < self._own_digests:
                     return None  # a digest of ours, which would win, may be stored by now
-                return Found(value, self._replica.revision)
-            unknown += value is Absence.UNKNOWN
-        return Found(None, self._replica.revision) if unknown == len(digests) else None
+                return Found(record=kept, revision=self._replica.revision)
+            unknown += kept is Absence.UNKNOWN
+        return Found(record=None, revision=self._replica.revision) if unknown == len(digests) else None
 
     async def _read_digests(self, asked: Sequence[tuple[bytes, ...]]) -> list[Found]:
         wanted = [digest for digests in asked for digest in digests]
@@ -116,7 +116,7 @@ class KeyDirectory:
             again, revision = await self._read(lost)
             records = {digest: record for digest, record in records.items() if digest not in lost} | again
             self._remember(lost, again, revision)
-        return [Found(self._first(digests, records), revision) for digests in asked]
+        return [Found(record=self._first(digests, records), revision=revision) for digests in asked]
 
     def _first(self, digests: tuple[bytes, ...], records: Mapping[bytes, SecretRecord]) -> SecretRecord | None:
         """The record of the first digest that is known; one of another system is soon replaced by ours."""

@@ -7,7 +7,7 @@ Cheap and pure comes first, spending last. A denial is a value; an exception mea
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.policy import Use, judge
+from tollkeeper_server.core.value import value
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.reservations import Settlement
@@ -24,7 +25,7 @@ from tollkeeper_server.verify.begun import Begun, Outcome
 from tollkeeper_server.verify.directory import Found, KeyDirectory
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class Verification:
     """The question: may this API key be used so, now, at this cost?"""
 
@@ -58,7 +59,7 @@ class KeptUse(NamedTuple):
     """Of all of them together."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@value
 class QuotaReport:
     """Where limits stand, and the code that Verify would give for them alone."""
 
