@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Mapping
 from ipaddress import ip_address
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -338,18 +339,18 @@ def test_an_answer_that_is_charged_alone_is_plainly_not_given_again(cache: NearC
 
 
 def test_the_next_block_is_as_large_as_the_rate_asks_for_and_grows_by_steps(cache: NearCache, clock: Clock) -> None:
-    assert asked(cache).keep == 1
-    cache.done(Ask(question(), {}, 1, 0, 0))
     sizes = []
-    for block in (1, 8, 64, 512, 4096, 10_000):
-        fill(cache, block=block)
+    for _ in range(9):
+        ask = asked(cache)
+        sizes.append(ask.keep)
+        clock.now += ask.keep / 20_000
+        answer(cache, ask, block=ask.keep, usable_for=1.0)
         while cache.recall(question()) is not None:
             pass
-        clock.now += block / 20_000
-        ask = asked(cache)
-        cache.done(ask)
-        sizes.append(ask.keep)
-    assert sizes == [KEEP_GROWTH, 64, 512, 4096, KEEP_MAX, KEEP_MAX]
+    assert sizes[:3] == [1, 1, KEEP_GROWTH * 3]
+    assert sizes[3:] == sorted(sizes[3:])
+    assert all(later <= KEEP_GROWTH * (earlier + 1) for earlier, later in pairwise(sizes[2:]))
+    assert sizes[-1] == KEEP_MAX
 
 
 def test_a_question_that_is_seldom_asked_is_charged_alone(cache: NearCache, clock: Clock) -> None:

@@ -27,18 +27,22 @@ ENTRIES_MAX = 10_000
 TOMBSTONES_MAX = 10_000
 KEEP_MAX = 10_000
 """Most verifications that are charged at once."""
-KEEP_GROWTH = 8
-"""A block is at most so many times what was used of the one before."""
+KEEP_MIN = 10
+"""A block costs the service a transaction, so it is for so many verifications at least."""
+KEEP_GROWTH = 4
+"""A block is at most so many times what was seen since the one before."""
 BLOCK_SECONDS = 1.0
-"""A block is charged for what will be used in this time, judged by the one before."""
+"""A block is charged for what will be used in this time, judged by what was used before."""
+NO_BLOCKS_SECONDS = 5.0
+"""No block is asked for so long after one could not be had."""
 REMEMBERED_SECONDS = 60.0
 """How long a decision that is over is remembered, for the size of the next block."""
 DRIFT = 0.01
 """Part of a lease or an age given up to clocks that run at different speeds."""
 
 NEVER = float("-inf")
-UNCOUNTED = 2**62
-"""What is left of a decision that no limit counts."""
+UNCOUNTED = 10**9
+"""What is left of a decision that no limit counts: more than can be used until it is counted again."""
 
 Question = tuple[Hashable, ...]
 """What makes two verifications the same question, see ``question_of``."""
@@ -96,9 +100,20 @@ class Change(NamedTuple):
 
 
 class _Entry:
-    """One kept decision."""
+    """One kept decision; or how often a question was asked whose answers are not kept, which is a block of one."""
 
-    __slots__ = ("block", "charges", "decision", "ends_at", "key", "left", "looked", "reservation_id", "sent_at")
+    __slots__ = (
+        "block",
+        "charges",
+        "decision",
+        "ends_at",
+        "key",
+        "left",
+        "looked",
+        "missed",
+        "reservation_id",
+        "sent_at",
+    )
 
     def __init__(self, ask: Ask, decision: Decision, key: KeyIdentity, *, block: int, usable_for: float) -> None:
         self.decision = decision
@@ -108,6 +123,7 @@ class _Entry:
         self.ends_at = ask.sent_at + usable_for * (1 - DRIFT)
         self.block = block
         self.reservation_id = ""
+        self.missed = 0
         self.left = self.looked = UNCOUNTED if block == 0 else block - 1
 
 
@@ -139,6 +155,7 @@ class NearCache:
         self._used: list[Used] = []
         self._uses: dict[str, tuple[int, dict[str, int]]] = {}
         self._lease_ends_at = NEVER
+        self._blocks_from = NEVER
         self._is_closed = False
         self._era = 0
         self.revision = 0
@@ -171,22 +188,30 @@ class NearCache:
         """
         now = self._clock()
         with self._lock:
+            spent = self._entries.get(question)
+            if spent is not None:
+                spent.missed += 1
             if now >= self._lease_ends_at or question in self._asking:
                 return None
             self._asking.add(question)
-            spent = self._entries.get(question)
             each = {REQUESTS_UNIT: 1} if charges is None else dict(charges)
-            return Ask(question, each, 1 if spent is None else _demand(spent, now), now, self._era)
+            block = 1 if spent is None or now < self._blocks_from else _demand(spent, now)
+            return Ask(question, each, block, now, self._era)
 
     def done(self, ask: Ask) -> None:
         """The answer came, or will not."""
         with self._lock:
             self._asking.discard(ask.question)
 
+    def no_blocks(self) -> None:
+        """A block could not be had: ask for none for a while."""
+        self._blocks_from = self._clock() + NO_BLOCKS_SECONDS
+
     def keep(self, ask: Ask, decision: Decision, *, block: int, usable_for: float, reservation_id: str) -> bool:
         """Keep the answer, unless a change forbids it; then all but the verification that asked is given back.
 
-        ``block`` is how often it may be given in all, 0 without bound; ``usable_for`` seconds from when it was asked.
+        ``block`` is how often it may be given in all, 0 without bound; ``usable_for`` seconds from when it was asked. A
+        block of one is the answer to who asked alone: only how often the question comes is remembered.
         """
         key = decision.key
         if key is None or decision.code is not DecisionCode.ALLOWED:
@@ -197,6 +222,9 @@ class NearCache:
             if ask.era != self._era or decision.revision < self._oldest(key):
                 self._end(entry)
                 return False
+            before = self._entries.get(ask.question)
+            if block == 1 and before is not None and ask.sent_at < before.sent_at + BLOCK_SECONDS:
+                return False  # it goes on counting
             self._remove(ask.question)
             self._entries[ask.question] = entry
             for subject in _subjects(key):
@@ -335,6 +363,7 @@ def _subjects(key: KeyIdentity) -> tuple[Hashable, ...]:
 
 def _demand(spent: _Entry, now: float) -> int:
     """How many verifications to charge at once, by what was used of the block before."""
-    used = max(1, spent.block - spent.left)
-    per_second = used / max(now - spent.sent_at, 0.001)
-    return min(max(1, math.ceil(per_second * BLOCK_SECONDS)), KEEP_GROWTH * used, KEEP_MAX)
+    seen = spent.block - spent.left + spent.missed
+    per_second = seen / max(now - spent.sent_at, 0.001)
+    wanted = min(math.ceil(per_second * BLOCK_SECONDS), KEEP_GROWTH * seen, KEEP_MAX)
+    return wanted if wanted >= KEEP_MIN else 1

@@ -5,7 +5,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from tollkeeper._async.calls import AsyncCalls
 from tollkeeper._decisions import Decision, QuotaReport, Settlement, Verification
-from tollkeeper._errors import CallError
+from tollkeeper._errors import CallError, Unavailable
 from tollkeeper._near_cache import Ask, NearCache, question_of
 from tollkeeper._requests import verification as requests
 from tollkeeper._results import verification as results
@@ -120,15 +120,20 @@ class AsyncVerificationCalls(AsyncCalls):
         request.keep = ask.keep
         try:
             response = await self._verify(request, timeout)
-            decision = results.decision(response)
-            if response.HasField("kept"):
-                near.keep(
-                    ask,
-                    decision,
-                    block=response.kept.verifications,
-                    usable_for=response.kept.usable_for.ToNanoseconds() / 1e9,
-                    reservation_id=response.reservation_id,
-                )
-            return decision
+        except Unavailable:
+            if ask.keep == 1:
+                raise
+            near.no_blocks()
+            request.keep = 0  # charging one takes fewer stores, and the same request is charged once
+            response = await self._verify(request, timeout)
         finally:
             near.done(ask)
+        decision = results.decision(response)
+        near.keep(
+            ask,
+            decision,
+            block=response.kept.verifications if response.HasField("kept") else 1,
+            usable_for=response.kept.usable_for.ToNanoseconds() / 1e9,
+            reservation_id=response.reservation_id if response.HasField("kept") else "",
+        )
+        return decision
