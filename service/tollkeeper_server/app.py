@@ -16,6 +16,7 @@ from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.server import register
 from tollkeeper_server.audit.service import AuditService
+from tollkeeper_server.certificates import CertificateFiles
 from tollkeeper_server.core.cache import RecordCache
 from tollkeeper_server.departure import Departure
 from tollkeeper_server.edge.client_address import ClientAddress
@@ -32,6 +33,7 @@ from tollkeeper_server.settings import PREFIX, Address, Settings, StoreUrls
 from tollkeeper_server.startup import StartupError
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.storage.redis import Redis
+from tollkeeper_server.tls import server_credentials
 from tollkeeper_server.usage.flusher import UsageFlusher
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.usage.service import UsageService
@@ -177,6 +179,7 @@ async def serving(
     log = structlog.get_logger()
     access_log = AccessLog(log)
     gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), access_log=access_log, log=log)
+    tls = CertificateFiles.of(settings)
     with metrics_endpoint(settings) as metrics_address:
         server = _server(shares_port=shares_port)
         health = register(
@@ -190,12 +193,12 @@ async def serving(
             clock=_now,
             with_reflection=settings.serves_reflection,
         )
-        address = _bind(server, settings.listen, setting="LISTEN", shares_port=shares_port)
+        address = _bind(server, settings.listen, tls, setting="LISTEN", shares_port=shares_port)
         edge_addresses: tuple[Address, ...] = ()
         servers = {server: health}
         if parts.profiles is not None and settings.edge_listen is not None:
             edge, servers[edge] = _edge_server(parts, parts.profiles, settings, gate)
-            edge_addresses = (_bind(edge, settings.edge_listen, setting="EDGE_LISTEN"),)
+            edge_addresses = (_bind(edge, settings.edge_listen, tls, setting="EDGE_LISTEN"),)
         for each in servers:
             await each.start()
         try:
@@ -262,13 +265,24 @@ def _server(*, shares_port: bool) -> grpc.aio.Server:
     return grpc.aio.server(options=(*SERVER_OPTIONS, ("grpc.so_reuseport", int(shares_port))))
 
 
-def _bind(server: grpc.aio.Server, address: Address, *, setting: str, shares_port: bool = False) -> Address:
+def _bind(
+    server: grpc.aio.Server,
+    address: Address,
+    tls: CertificateFiles | None,
+    *,
+    setting: str,
+    shares_port: bool = False,
+) -> Address:
     if not shares_port:
         check_port(address, setting=setting)  # says why, which gRPC does not
     try:
-        return Address(address.host, server.add_insecure_port(str(address)))
+        if tls is None:
+            port = server.add_insecure_port(str(address))
+        else:
+            port = server.add_secure_port(str(address), server_credentials(tls))
     except RuntimeError as error:
         raise StartupError(f"cannot listen on {address}") from error
+    return Address(address.host, port)
 
 
 async def _stop(server: grpc.aio.Server, *, grace_seconds: float, hurry: asyncio.Event) -> None:

@@ -9,6 +9,7 @@ import structlog
 
 from tollkeeper_server.api.logs import configure_logging
 from tollkeeper_server.bootstrap import create_root_key
+from tollkeeper_server.certificates import CertificateFiles
 from tollkeeper_server.departure import Departure
 from tollkeeper_server.development import DataDirectory, greeting
 from tollkeeper_server.ports import Listening, check_ports
@@ -25,6 +26,8 @@ async def serve(settings: Settings, *, tell: Callable[[str], None]) -> None:
     """
     configure_logging(log_format=settings.log_format, level=settings.log_level)
     check_ports(settings)
+    if files := CertificateFiles.of(settings):
+        files.read()
     departure = Departure()
     with departure.ends_this():
         if settings.embedded:

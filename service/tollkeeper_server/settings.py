@@ -155,9 +155,16 @@ class Settings(BaseSettings):
     """Processes that serve, unless ``serve --workers`` says otherwise. They share the port of ``listen``, and each has
     ports of its own for gateways and metrics: those of the settings for the first, the next ones for the others."""
     listen: ListenAddress = Address("127.0.0.1", 50051)
-    """Where gRPC is served, without TLS: beyond this machine put a proxy or mesh that encrypts in front."""
+    """Where gRPC is served. Beyond this machine set ``tls_cert``, or put a proxy or mesh that encrypts in front."""
     edge_listen: ListenAddress | None = None
-    """Where gateways are served: Envoy's external authorization, without TLS. Unless set, they are not."""
+    """Where gateways are served: Envoy's external authorization. Unless set, they are not."""
+    tls_cert: Path | None = None
+    """Certificate of the server and those between it and its authority, a PEM file: with it and ``tls_key`` both ports
+    are served with TLS. A changed file comes into force with the next connection."""
+    tls_key: Path | None = None
+    """The certificate's private key, a PEM file that is not encrypted."""
+    tls_client_ca: Path | None = None
+    """Authorities, a PEM file: clients must show a certificate of one of them. They still need an API key."""
     profiles: Path | None = None
     """Directory of the profiles of public APIs, needed with ``edge_listen``; ``tollkeeper-server profiles check`` reads
     it. Changes come into force within two seconds."""

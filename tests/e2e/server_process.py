@@ -29,6 +29,9 @@ class ServerProcess:
     ``data_dir``.
     """
 
+    credentials: grpc.ChannelCredentials | None = None
+    """How to talk to it where it is served with TLS."""
+
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
         self.environment = environment(DATA_DIR=str(data_dir), **{**FREE_PORTS, **settings})
@@ -72,9 +75,14 @@ class ServerProcess:
             time.sleep(0.02)
         (serving,) = self.events("serving")
         self.address, self.metrics_addresses = serving["address"], serving["metrics"].split(", ")
-        with grpc.insecure_channel(self.address) as channel:
+        with self.channel(self.address) as channel:
             health = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=START_SECONDS)
         assert health.status == health_pb2.HealthCheckResponse.SERVING
+
+    def channel(self, address: str) -> grpc.Channel:
+        if self.credentials is None:
+            return grpc.insecure_channel(address)
+        return grpc.secure_channel(address, self.credentials)
 
     def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal and wait for the end; gives the exit code."""
@@ -115,7 +123,7 @@ class ServerProcess:
 
     def client(self) -> Client:
         """A client of this development server, as root."""
-        return Client(self.address, token=self.root_key)
+        return Client(self.address, token=self.root_key, credentials=self.credentials)
 
 
 def environment(**settings: str) -> dict[str, str]:

@@ -34,7 +34,12 @@ KNOWS = {
 """What each part of the server may import of the others; those not named here put everything together."""
 
 AT_HOME = {
-    ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "tollkeeper", "envoy"): {"api", "edge", "app"},
+    ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "tollkeeper", "envoy"): {
+        "api",
+        "edge",
+        "app",
+        "tls",
+    },
     ("asyncpg", "sqlalchemy", "alembic"): {"audit", "storage", "keys", "verify", "quota", "embedded"},
     ("redis",): {"storage", "quota", "embedded"},
     ("pydantic", "pydantic_settings"): {"settings"},

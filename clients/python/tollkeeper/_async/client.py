@@ -16,6 +16,7 @@ from tollkeeper._async.usage import AsyncUsageCalls
 from tollkeeper._async.verification import AsyncVerificationCalls
 from tollkeeper._channel import CHANNEL_OPTIONS, authorization, server_from_env
 from tollkeeper._near_caching import AsyncNearCaching
+from tollkeeper._tls import credentials_from_env
 from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceStub
 from tollkeeper.v1.key_service_pb2_grpc import KeyServiceStub
 from tollkeeper.v1.usage_service_pb2_grpc import UsageServiceStub
@@ -87,13 +88,16 @@ class AsyncClient(
     ) -> Self:
         """A client of the server at TOLLKEEPER_ADDRESS, as the caller whose API key is TOLLKEEPER_TOKEN.
 
-        Raises ValueError if one of them is not set.
+        Without ``credentials``, TOLLKEEPER_TLS_CA says whether the connection is encrypted: a PEM file of the
+        authorities that are trusted, or ``public``. TOLLKEEPER_TLS_CLIENT_CERT and TOLLKEEPER_TLS_CLIENT_KEY are files,
+        too, for servers that ask for a certificate. Raises ValueError if address or token is not set, or a file cannot
+        be used.
         """
         address, token = server_from_env()
         return cls(
             address,
             token=token,
-            credentials=credentials,
+            credentials=credentials or credentials_from_env(),
             timeout=timeout,
             verify_timeout=verify_timeout,
             wait_for_ready=wait_for_ready,

@@ -23,7 +23,9 @@ from tollkeeper.command.output import complain
 HELP = """Manage and check the API keys of a Tollkeeper server.
 
 The server is the one that TOLLKEEPER_ADDRESS and TOLLKEEPER_TOKEN name; if they are not set, the one that runs on the
-data directory TOLLKEEPER_DATA_DIR, or on the nearest .tollkeeper directory here or further up.
+data directory TOLLKEEPER_DATA_DIR, or on the nearest .tollkeeper directory here or further up. For one that is served
+with TLS, TOLLKEEPER_TLS_CA is the file of its authority, or "public", and TOLLKEEPER_TLS_CLIENT_CERT and
+TOLLKEEPER_TLS_CLIENT_KEY are your own certificate and key if it asks for them.
 """
 
 EXIT_CODES = """\b

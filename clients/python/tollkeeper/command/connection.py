@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from tollkeeper import Client, Unavailable
+from tollkeeper._tls import credentials_from_env
 
 DATA_DIRECTORY = ".tollkeeper"
 TIMEOUT_SECONDS = 5.0
@@ -48,6 +49,7 @@ def connect(address: str | None, token_file: Path | None) -> Iterator[Client]:
         client = Client(
             server.address,
             token=server.token,
+            credentials=credentials_from_env(),
             timeout=TIMEOUT_SECONDS,
             verify_timeout=TIMEOUT_SECONDS,
             wait_for_ready=False,
