@@ -13,7 +13,7 @@ from tollkeeper_server.core.errors import NotFound
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.demands import ChargeOutcome
-from tollkeeper_server.quota.reservations import Settlement
+from tollkeeper_server.quota.settlements import Settlement
 
 ALLOWED, EXCEEDED = DecisionCode.ALLOWED, DecisionCode.QUOTA_EXCEEDED
 

@@ -13,7 +13,7 @@ from tests.integration.quota_support import key, quota, rate, server
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.core.limits import Limit
 from tollkeeper_server.keys.commands import CreatedKey
-from tollkeeper_server.quota import reservations
+from tollkeeper_server.quota import reservations, settlements
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.usage import flusher
 
@@ -158,7 +158,7 @@ async def test_a_hold_that_ends_at_several_servers_at_once_counts_once(postgres_
 async def test_holds_that_end_twice_are_noticed(
     postgres_url: str, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    unguarded = reservations._FIND.replace(" FOR UPDATE", "")
-    assert unguarded != reservations._FIND
-    monkeypatch.setattr(reservations, "_FIND", unguarded)
+    unguarded = settlements._FIND.replace(" FOR UPDATE", "")
+    assert unguarded != settlements._FIND
+    monkeypatch.setattr(settlements, "_FIND", unguarded)
     assert (await end_all(postgres_url, redis_url, holds=300))["requests"] > 2700

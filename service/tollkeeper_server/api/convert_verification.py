@@ -10,7 +10,7 @@ from tollkeeper_server.api.fields import ip_from
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.policy import Use
-from tollkeeper_server.quota.reservations import Settlement
+from tollkeeper_server.quota.settlements import Settlement
 from tollkeeper_server.verify.verifier import QuotaReport, Verification
 
 DECISION_CODES = enum_map(DecisionCode, verification_service_pb2.DecisionCode, prefix="DECISION_CODE_")

@@ -15,7 +15,8 @@ from tollkeeper_server.quota.demands import ChargeOutcome, Demands
 from tollkeeper_server.quota.direct import DirectCharges
 from tollkeeper_server.quota.epochs import EpochPassed, Epochs
 from tollkeeper_server.quota.refills import Refills
-from tollkeeper_server.quota.reservations import Reservations, Settlement
+from tollkeeper_server.quota.reservations import Reservations
+from tollkeeper_server.quota.settlements import Settlement
 
 CONTENTION_SECONDS = 1.0
 """How long a charge tries to get what others take away before it."""
@@ -105,6 +106,7 @@ class Charger:
 
     async def close(self) -> None:
         """Finish what was asked, and take no more."""
+        await self._reservations.close()
         await self._refills.close()
         await self._counters.close()
 

@@ -19,7 +19,7 @@ from tollkeeper_server.core.policy import Use, judge
 from tollkeeper_server.core.value import value
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
-from tollkeeper_server.quota.reservations import Settlement
+from tollkeeper_server.quota.settlements import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.begun import Begun, Outcome
 from tollkeeper_server.verify.directory import Found, KeyDirectory
