@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator
 from datetime import datetime
 from functools import partial
+from uuid import uuid4
 
 from tests.faults.planted import plant
 from tests.integration.quota_support import charge, key, quota, server
@@ -69,10 +70,10 @@ async def _call(charger: Charger, subject: Key, requests: list[tuple[str, int]],
 
 async def _keep(charger: Charger, subject: Key, requests: list[tuple[str, int]], tally: int, *, keep: int) -> None:
     while requests:
-        request_id, units = requests.pop()
+        _, units = requests.pop()
         try:
             outcome = await charger.charge(
-                subject, charges={"requests": units}, consume=True, request_id=request_id, keep=keep
+                subject, charges={"requests": units}, consume=True, request_id=uuid4().hex, keep=keep
             )
             uses = _uses(outcome)
             os.write(tally, b"." * uses * units)

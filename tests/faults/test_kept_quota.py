@@ -50,7 +50,8 @@ async def test_losing_redis_lets_no_kept_answer_use_a_unit_too_many(
 ) -> None:
     used = await play(loss, postgres_url, tmp_path, times=times, keep=KEEP)
     print(f"\n{loss.__name__}, {times} times: {used} of {AMOUNT} used")
-    assert used == AMOUNT
+    # What Redis did not answer may have been told by another server, so it counts as used with the pool that is lost.
+    assert AMOUNT - (times * AMOUNT // 100 if loss is kill_redis else 0) <= used <= AMOUNT
 
 
 async def test_lost_blocks_that_are_given_back_although_used_are_noticed(postgres_url: str, tmp_path: Path) -> None:
