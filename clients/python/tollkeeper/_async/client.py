@@ -17,6 +17,7 @@ from tollkeeper._async.verification import AsyncVerificationCalls
 from tollkeeper._channel import CHANNEL_OPTIONS, authorization, server_from_env
 from tollkeeper._near_caching import AsyncNearCaching
 from tollkeeper._tls import credentials_from_env
+from tollkeeper._verify_stream import VerifyStream  # async only
 from tollkeeper.v1.audit_service_pb2_grpc import AuditServiceStub
 from tollkeeper.v1.key_service_pb2_grpc import KeyServiceStub
 from tollkeeper.v1.usage_service_pb2_grpc import UsageServiceStub
@@ -73,6 +74,9 @@ class AsyncClient(
             usage=UsageServiceStub(self._channel),
             audit=AuditServiceStub(self._channel),
         )
+        verification = self._stubs.verification
+        self._verify_rpc = verification.Verify
+        self._verify_rpc = VerifyStream(verification, self._metadata, wait_for_ready=wait_for_ready)  # async only
         self._near_caching = AsyncNearCaching(address, credentials, self._metadata) if near_cache else None
         self._near_cache = None if self._near_caching is None else self._near_caching.cache
 
@@ -119,6 +123,7 @@ class AsyncClient(
         """Closes the connections; calls that still run are cancelled. A near-cache tells first what it was used for."""
         if self._near_caching is not None:
             await self._near_caching.close()
+        await self._verify_rpc.close()  # async only
         await self._channel.close()
 
     @property

@@ -111,7 +111,7 @@ class AsyncVerificationCalls(AsyncCalls):
 
     async def _verify(self, request: pb.VerifyRequest, timeout: float | None) -> pb.VerifyResponse:
         """One question to a server."""
-        return await self._call(self._stubs.verification.Verify, request, timeout, self._verify_timeout)
+        return await self._call(self._verify_rpc, request, timeout, self._verify_timeout)
 
     async def _verify_and_keep(
         self, near: NearCache, ask: Ask, request: pb.VerifyRequest, timeout: float | None

@@ -62,14 +62,22 @@ def settlement(response: pb.SettleResponse) -> Settlement:
     return Settlement(limits=values.limit_states(response.limits), already_settled=response.already_settled)
 
 
-def _outcome(result: pb.VerifyResult) -> Decision | CallError:
+def response_of(result: pb.VerifyResult) -> pb.VerifyResponse:
+    """The answer to one question of many. Raises the CallError that is there instead."""
     match result.WhichOneof("result"):
         case "response":
-            return decision(result.response)
+            return result.response
         case "error":
-            return status_error("Verify", result.error)
+            raise status_error("Verify", result.error)
         case _:
-            return Internal("Verify", "INTERNAL", "the answer is empty")
+            raise Internal("Verify", "INTERNAL", "the answer is empty")
+
+
+def _outcome(result: pb.VerifyResult) -> Decision | CallError:
+    try:
+        return decision(response_of(result))
+    except CallError as error:
+        return error
 
 
 def _key_identity(identity: key_pb2.KeyIdentity) -> KeyIdentity:

@@ -2,7 +2,7 @@
 """How a method of the client becomes a call to the server."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -38,6 +38,8 @@ class Calls:
     """What the methods of every service need: the stubs, who calls, and how long a call may take."""
 
     _stubs: Stubs
+    _verify_rpc: Any
+    """The stub's Verify, or what is called like it."""
     _metadata: tuple[tuple[str, str], ...]
     _timeout: float
     _verify_timeout: float

@@ -70,6 +70,8 @@ class Client(VerificationCalls, KeyCalls, KeyChangeCalls, OwnerCalls, UsageCalls
             usage=UsageServiceStub(self._channel),
             audit=AuditServiceStub(self._channel),
         )
+        verification = self._stubs.verification
+        self._verify_rpc = verification.Verify
         self._near_caching = NearCaching(address, credentials, self._metadata) if near_cache else None
         self._near_cache = None if self._near_caching is None else self._near_caching.cache
 
