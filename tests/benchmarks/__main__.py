@@ -4,7 +4,8 @@
 
 Runs a server of its own on embedded stores. Bursts take turns, so that a machine whose speed drifts slows all alike;
 a ratio is the median over pairs that ran side by side. "CPU us" counts the server process alone; what Valkey and
-Postgres spend on the same calls stands beside it.
+Postgres spend on the same calls stands beside it. "AsyncClient" asks over one stream, in batches that form by
+themselves.
 """
 
 import argparse
@@ -98,18 +99,21 @@ async def measure(*, calls: int, rounds: int) -> None:
         async with AsyncClient(address, token=token) as client:
             plain = await client.create_key(name="no limits", tenant_id="bench", permissions=["read"])
             limited = await client.create_key(name="four limits", tenant_id="bench", limits=LIMITS)
-        requests = {
-            "Verify, no limits": pb.VerifyRequest(api_key=plain.api_key, required_permissions=["read"]),
-            "Verify, four exact rate limits": pb.VerifyRequest(api_key=limited.api_key),
-        }
-        ways = {name: caller(address, token, request) for name, request in requests.items()}
-        answer = await ways["Verify, four exact rate limits"]()
-        with echo(answer) as (echo_process, echo_address):
-            floor = caller(echo_address, token, requests["Verify, four exact rate limits"])
-            targets = {"bare echo": (floor, echo_process.pid)}
-            targets |= {name: (way, process.pid) for name, way in ways.items()}
-            for callers in CALLERS:
-                await table(targets, stores_of(process), calls=calls, callers=callers, rounds=rounds)
+            ways: dict[str, Callable[[], Awaitable[object]]] = {
+                "Verify, no limits": caller(
+                    address, token, pb.VerifyRequest(api_key=plain.api_key, required_permissions=["read"])
+                ),
+                "Verify, four exact rate limits": caller(address, token, pb.VerifyRequest(api_key=limited.api_key)),
+                "AsyncClient, no limits": lambda: client.verify(plain.api_key, permissions=["read"]),
+                "AsyncClient, four exact rate limits": lambda: client.verify(limited.api_key),
+            }
+            request = pb.VerifyRequest(api_key=limited.api_key)
+            with echo(await caller(address, token, request)()) as (echo_process, echo_address):
+                floor: Callable[[], Awaitable[object]] = caller(echo_address, token, request)
+                targets = {"bare echo": (floor, echo_process.pid)}
+                targets |= {name: (way, process.pid) for name, way in ways.items()}
+                for callers in CALLERS:
+                    await table(targets, stores_of(process), calls=calls, callers=callers, rounds=rounds)
 
 
 async def table(

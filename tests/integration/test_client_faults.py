@@ -6,14 +6,13 @@ A real server cannot be made to fail at exactly the wrong moment; these can.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2_grpc
 
+from tests.integration.faulty_server import address, eventually, failing, hang, new_server, running
 from tollkeeper import (
     AsyncClient,
     Client,
@@ -24,123 +23,13 @@ from tollkeeper import (
     Unavailable,
     Verification,
 )
-from tollkeeper.v1 import key_pb2, key_service_pb2_grpc, verification_service_pb2_grpc
 from tollkeeper.v1 import key_service_pb2 as keys_pb2
 from tollkeeper.v1 import verification_service_pb2 as verification_pb2
-from tollkeeper_server.api.health import HealthServicer
+from tollkeeper.v1 import verification_service_pb2_grpc
 
 TOKEN = "tk_of_the_caller"
 CALLERS = 16
-DRAIN_SECONDS = 0.3
 CODE_OF_A_LATER_VERSION = 99
-
-Context = grpc.aio.ServicerContext[Any, Any]
-Answer = Callable[[Any, Context], Awaitable[Any]]
-
-
-class FaultyServer(verification_service_pb2_grpc.VerificationServiceServicer, key_service_pb2_grpc.KeyServiceServicer):
-    """A server that can be told to stop, to hang and to fail; it remembers what it was asked."""
-
-    def __init__(self, port: int = 0) -> None:
-        self.port = port
-        self.requests: list[Any] = []
-        self.metadata: list[dict[str, str | bytes]] = []
-        self.before: Answer | None = None
-        """Runs before each answer, and may spoil it."""
-        self.code: int = verification_pb2.DECISION_CODE_ALLOWED
-
-    async def start(self) -> None:
-        self._health = HealthServicer([])
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        verification_service_pb2_grpc.add_VerificationServiceServicer_to_server(self, self._server)
-        key_service_pb2_grpc.add_KeyServiceServicer_to_server(self, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
-        await self._server.start()
-
-    async def drain(self) -> None:
-        """Say NOT_SERVING and give those who watch the time to leave."""
-        self._health.drain()
-        await asyncio.sleep(DRAIN_SECONDS)
-
-    async def stop(self) -> None:
-        """Go down, cancelling what runs."""
-        self._health.close()
-        await self._server.stop(grace=None)
-
-    async def restart(self) -> None:
-        """Go down as a server should, and come back."""
-        await self.drain()
-        self._health.close()
-        await self._server.stop(grace=2)
-        await self.start()
-
-    async def Verify(self, request: Any, context: Context) -> Any:
-        await self._note(request, context)
-        return verification_pb2.VerifyResponse(code=self.code, request_id=request.request_id)  # type: ignore[arg-type]
-
-    async def BatchVerify(self, request: Any, context: Context) -> Any:
-        await self._note(request, context)
-        return verification_pb2.BatchVerifyResponse()
-
-    async def GetKey(self, request: Any, context: Context) -> Any:
-        await self._note(request, context)
-        return keys_pb2.GetKeyResponse(key=key_pb2.Key(key_id=request.key_id))
-
-    async def CreateKey(self, request: Any, context: Context) -> Any:
-        await self._note(request, context)
-        return keys_pb2.CreateKeyResponse(key=key_pb2.Key(name=request.name), api_key="tk_new")
-
-    async def ImportKeys(self, request: Any, context: Context) -> Any:
-        await self._note(request, context)
-        return keys_pb2.ImportKeysResponse(results=[keys_pb2.ImportKeyResult(key=key_pb2.Key()) for _ in request.keys])
-
-    async def _note(self, request: Any, context: Context) -> None:
-        self.requests.append(request)
-        self.metadata.append(dict(context.invocation_metadata() or ()))
-        if self.before is not None:
-            await self.before(request, context)
-
-
-def new_server() -> FaultyServer:
-    return FaultyServer()  # type: ignore[abstract]  # by its types alone; calls that it lacks are UNIMPLEMENTED
-
-
-@asynccontextmanager
-async def running(count: int) -> AsyncIterator[list[FaultyServer]]:
-    async with AsyncExitStack() as stack:
-        servers = [new_server() for _ in range(count)]
-        for server in servers:
-            await server.start()
-            stack.push_async_callback(server.stop)
-        yield servers
-
-
-def address(*servers: FaultyServer) -> str:
-    return "ipv4:" + ",".join(f"127.0.0.1:{server.port}" for server in servers)
-
-
-def failing(times: int, code: grpc.StatusCode) -> Answer:
-    """Spoils the first ``times`` answers."""
-    left = times
-
-    async def fail(request: Any, context: Context) -> None:
-        nonlocal left
-        left -= 1
-        if left >= 0:
-            await context.abort(code, "not now")
-
-    return fail
-
-
-async def hang(request: Any, context: Context) -> None:
-    await asyncio.Event().wait()
-
-
-async def eventually(condition: Callable[[], bool], *, seconds: float = 5) -> None:
-    async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 (the state is that of both ends of a connection)
-            await asyncio.sleep(0.01)
 
 
 @asynccontextmanager

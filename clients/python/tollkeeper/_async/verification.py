@@ -111,7 +111,8 @@ class AsyncVerificationCalls(AsyncCalls):
 
     async def _verify(self, request: pb.VerifyRequest, timeout: float | None) -> pb.VerifyResponse:
         """One question to a server."""
-        return await self._call(self._verify_rpc, request, timeout, self._verify_timeout)
+        response: pb.VerifyResponse = await self._call(self._verify_rpc, request, timeout, self._verify_timeout)
+        return response
 
     async def _verify_and_keep(
         self, near: NearCache, ask: Ask, request: pb.VerifyRequest, timeout: float | None

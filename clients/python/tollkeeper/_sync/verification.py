@@ -110,7 +110,8 @@ class VerificationCalls(Calls):
 
     def _verify(self, request: pb.VerifyRequest, timeout: float | None) -> pb.VerifyResponse:
         """One question to a server."""
-        return self._call(self._verify_rpc, request, timeout, self._verify_timeout)
+        response: pb.VerifyResponse = self._call(self._verify_rpc, request, timeout, self._verify_timeout)
+        return response
 
     def _verify_and_keep(self, near: NearCache, ask: Ask, request: pb.VerifyRequest, timeout: float | None) -> Decision:
         """As ``_verify``, and keep the answer as far as the server allows it."""
