@@ -48,6 +48,16 @@ async def test_batches_keep_as_single_verifications_do(api: Api) -> None:
     assert [result.response.HasField("kept") for result in answer.results] == [False, True]
 
 
+async def test_streams_keep_as_single_verifications_do(api: Api) -> None:
+    created = [await api.key("acme"), await api.key("acme", limits=(A_THOUSAND,))]
+    questions = [pb.VerifyRequest(api_key=each.api_key, keep=9) for each in created]
+    stream = api.verification.VerifyStream(metadata=api.root)
+    await stream.write(pb.VerifyStreamRequest(batch_id=1, requests=questions))
+    answer = await stream.read()
+    assert [result.response.kept.verifications for result in answer.results] == [0, 9]
+    stream.cancel()
+
+
 async def test_no_answer_is_kept_beyond_the_end_of_its_key(api: Api) -> None:
     ends_at = datetime.now(UTC) + timedelta(seconds=20)
     created = await api.key("acme", expires_at=ends_at)

@@ -175,3 +175,8 @@ async def test_a_kept_answer_that_is_never_settled_ends_after_a_minute(charger: 
 async def test_more_than_was_held_is_overdraft(charger: Charger) -> None:
     outcome = await take(charger, key(quota(1000)), 10)
     assert await settle(charger, outcome, 25) == [25]
+
+
+async def test_a_dry_run_keeps_nothing(charger: Charger) -> None:
+    outcome = await charger.charge(key(quota(1000)), charges={"requests": 1}, consume=False, keep=10)
+    assert (outcome.code, outcome.kept, used(outcome)) == (ALLOWED, None, [0])

@@ -140,6 +140,45 @@ async def test_the_comparison_sees_planted_faults(
         await play(clock, seed=1, batches=1000)
 
 
+async def most_used_in_a_window(clock: TurnedClock, *, seed: int, charges: int) -> int:
+    """Many clients use up what they are charged, at the last moment or the first; gives the most used in a minute."""
+    choice = random.Random(seed)
+    uses: list[tuple[int, int]] = []
+    demand = RateDemand(2000, MINUTE, 1, False)
+    for _ in range(charges):
+        clock.now_us += choice.choice((0, 0, 1, LEAD_MAX_US // 20, LEAD_MAX_US // 3, LEAD_MAX_US))
+        asked = demand._replace(units=choice.choice((1, 3, 40, 2000)))
+        block = Charge((RateScope("tk:{k}:rate", ("rate",), (asked,)),), True, times_max=50, lead_us=LEAD_MAX_US)
+        (outcome,) = await clock.charge([block])
+        if outcome.admitted:
+            used_at = clock.now_us + (choice.choice((0, LEAD_MAX_US, LEAD_MAX_US)) if outcome.times > 1 else 0)
+            uses.append((used_at, asked.units * outcome.times))
+        elif outcome.retry_after_us is not None and choice.random() < 0.1:
+            clock.now_us += outcome.retry_after_us
+    starts = sorted(at for at, _ in uses)
+    return max(sum(units for at, units in uses if start <= at < start + MINUTE) for start in starts)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_kept_answers_never_use_more_than_the_limit_in_any_window(
+    connection: Redis, client: redis.asyncio.Redis, seed: int
+) -> None:
+    most = await most_used_in_a_window(TurnedClock(connection, client), seed=seed, charges=2000)
+    print(f"\nseed {seed}: at most {most} of 2000 used in any minute")
+    assert 1000 < most <= 2000
+
+
+async def test_kept_answers_that_are_counted_from_their_charge_on_are_noticed(
+    connection: Redis, client: redis.asyncio.Redis
+) -> None:
+    right = "asked.units * item.times, now, item.lead"
+    assert right in SCRIPT.text
+    clock = TurnedClock(connection, client, SCRIPT.text.replace(right, "asked.units * item.times, now, 0"))
+    most = [await most_used_in_a_window(clock, seed=seed, charges=2000) for seed in range(3)]
+    print(f"\nwithout lead: up to {max(most)} of 2000 used in a minute")
+    assert max(most) > 2000
+
+
 async def test_the_owner_and_the_key_are_charged_all_or_nothing(connection: Redis, client: redis.asyncio.Redis) -> None:
     clock = TurnedClock(connection, client)
     asked = Charge((scope("tk:{o}:rate", day=4), scope("tk:{o}:rate:k", minute=1)), consume=True)

@@ -72,7 +72,7 @@ class Charger:
         """
         if not reserve and not (key is not None and key.limits) and not (owner is not None and owner.limits):
             return _KEPT_UNLIMITED if keep else _NOTHING
-        demands = Demands(key, owner, charges=charges, keep=keep)
+        demands = Demands(key, owner, charges=charges, keep=keep if consume else 0)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._charge(demands, consume=consume, record=record)
         if not consume or key is None or outcome.code is not DecisionCode.ALLOWED:

@@ -206,7 +206,9 @@ class UsageBucket(_message.Message):
 
     @_builtins.property
     def units(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
-        """Units charged, by unit. At most 32 units of a key are counted in a minute."""
+        """Units charged, by unit. At most 32 units of a key are counted in a minute. What was reserved, or kept in advance,
+        is counted in the minute of its verification as what was really used, once it is settled or has run out.
+        """
 
     def __init__(
         self,
