@@ -40,6 +40,7 @@ from tollkeeper_server.usage.service import UsageService
 from tollkeeper_server.usage.upkeep import UsageUpkeep
 from tollkeeper_server.verify.callers import CallerAuthenticator
 from tollkeeper_server.verify.directory import KeyDirectory
+from tollkeeper_server.verify.proofs import Proofs
 from tollkeeper_server.verify.replica import Replica
 from tollkeeper_server.verify.sign_in import SignIn
 from tollkeeper_server.verify.signing_keys import SigningKeys
@@ -102,6 +103,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         charger = await stack.enter_async_context(charging(postgres, redis))
         usage = UsageRecorder()
         await stack.enter_async_context(_counting(usage, postgres))
+        proofs = Proofs(directory=directory, usage=usage, clock=_now)
         verifier = Verifier(directory=directory, charger=charger, usage=usage, clock=_now)
         keys = KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now)
         stack.push_async_callback(keys.close)
@@ -111,7 +113,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
             audit=AuditService(postgres=postgres),
             verifier=verifier,
             watchers=replica.watchers,
-            authenticator=CallerAuthenticator(verifier, sign_in=_sign_in(settings)),
+            authenticator=CallerAuthenticator(verifier, proofs=proofs, sign_in=_sign_in(settings)),
             profiles=await stack.enter_async_context(_profiles(settings)),
         )
 

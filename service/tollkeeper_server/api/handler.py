@@ -28,6 +28,8 @@ from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError, Unavailable, Violation
 
 CALL_SECONDS_MAX = 10.0
+DEADLINE_SLACK_SECONDS = 0.5
+"""A deadline that is later than a call may take by no more than this is left to bound the call alone."""
 
 Handler = Callable[..., Any]
 HandlerT = TypeVar("HandlerT", bound=Handler)
@@ -147,7 +149,7 @@ class Gate:
     log: FilteringBoundLogger
     """Where failures are told that nobody foresaw."""
     call_seconds_max: float = CALL_SECONDS_MAX
-    """A unary call ends after so long, or at the caller's deadline if that is sooner."""
+    """A unary call ends after so long, or at the caller's deadline if that is sooner or hardly later."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """To be set when the server is about to go."""
 
@@ -179,7 +181,7 @@ class _Route:
         call = self._begin(context)
         try:
             remaining = context.time_remaining()
-            if remaining is None or remaining > self._gate.call_seconds_max:
+            if remaining is None or remaining > self._gate.call_seconds_max + DEADLINE_SLACK_SECONDS:
                 return await self._bounded(self._one(call, request, context))
             # Else gRPC cancels the call at its deadline, and a timer of ours would only cost.
             return await self._one(call, request, context, is_late=remaining <= 0)

@@ -4,7 +4,7 @@ import enum
 from dataclasses import dataclass
 
 from tollkeeper_server.core.errors import PermissionDenied
-from tollkeeper_server.core.key import ROOT_TENANT
+from tollkeeper_server.core.key import ROOT_TENANT, Key
 from tollkeeper_server.core.policy import grants
 
 
@@ -44,6 +44,11 @@ class Caller:
     """The signed-in user, and the owner of its keys; empty for a caller that showed a key."""
     address: str = ""
     """Network address that the call came from."""
+
+    @classmethod
+    def of(cls, key: Key, *, address: str) -> "Caller":
+        """Who shows an API key of ``key``, from network address ``address``."""
+        return cls(key_id=key.key_id, tenant_id=key.tenant_id, permissions=key.permissions, address=address)
 
     @property
     def is_root(self) -> bool:

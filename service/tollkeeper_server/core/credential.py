@@ -106,7 +106,7 @@ class Keyring:
     def digests(self, api_key: str) -> tuple[bytes, ...]:
         """What may be stored of the API key: its digest under every pepper, the current one first."""
         encoded = api_key.encode()
-        return tuple(mac(encoded) for mac in self._peppers.values())
+        return tuple([mac(encoded) for mac in self._peppers.values()])  # a generator takes twice as long
 
     def candidates(self, api_key: str) -> tuple[bytes, ...]:
         """As ``digests``; for an API key that is not of our making those of other systems follow."""

@@ -84,6 +84,15 @@ class KeyDirectory:
             return remembered
         return digests
 
+    def holds(self, record: SecretRecord | None) -> bool:
+        """Whether ``record`` is still what memory has behind its API key, and may answer with; quicker than ``recall``.
+
+        Never so for API keys of other systems, for which one of ours may have come to stand since.
+        """
+        if record is None or record.algorithm is not Algorithm.PEPPERED or not self._replica.may_answer():
+            return False
+        return self._cache.get(record.digest, now=self._clock()) is record
+
     async def find_by_key_id(self, key_id: str) -> tuple[Key | None, Owner | None]:
         """The key named ``key_id`` and its owner, always from the truth."""
         return await self._by_key_id.submit(key_id)
