@@ -191,9 +191,8 @@ def test_a_proof_believed_without_looking_would_be_noticed(monkeypatch: pytest.M
         planted.setattr(KeyDirectory, "holds", lambda *_: True)
         with pytest.raises(AssertionError):
             compare(record(), None, changed=True, address="", asked_from="", at=0)
+    ending = record(expires_at=NOW + timedelta(seconds=5))
     with monkeypatch.context() as planted:
         planted.setattr("tollkeeper_server.verify.proofs.judge", lambda *_, **__: DecisionCode.ALLOWED)
         with pytest.raises(AssertionError):
-            compare(
-                record(expires_at=NOW + timedelta(seconds=5)), None, changed=False, address="", asked_from="", at=10
-            )
+            compare(ending, None, changed=False, address="", asked_from="", at=10)
