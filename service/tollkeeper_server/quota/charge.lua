@@ -6,6 +6,8 @@
 -- QUOTA and SPEND limits are spent from pools: units that the ledger in Postgres has debited already. A pool says what
 -- it holds and what the ledger stood at, so a charge that does not fit the limit is told from one for which the pool
 -- must be refilled first. A pool of another epoch is no pool: the store was restarted or replaced since.
+-- Usage of a key is counted in the same step that charges it, once however often a charge is asked for; see
+-- usage/hashes.py.
 -- The clock is this store's own. Numbers are integers below 2^53, exact in Lua's doubles.
 --
 -- KEYS[i]  what part i is about. An item is a run of parts. All KEYS of a call share a slot.
@@ -17,6 +19,7 @@
 --   'K'  for an answer that is kept, the charge is made for verifications to come as well: how many times at most, and
 --        with how much lead at most.
 --   'O'  record of a charge that is made once, however often it is asked for: milliseconds to keep it.
+--   'U'  usage, in the hash of its minute: key_id, number of counters, then for each its name and what is added.
 --   'G'  a grant to a pool, an item of its own: generation, whether it makes the pool, units, what the ledger has
 --        debited, revision of the ledger, when the window ends, when the grant expires.
 --
@@ -41,9 +44,12 @@ local OLDER_SIZE = 16
 local POOL = '<Bc0dddddd'
 -- How long a denial may rely on what the ledger stood at when the pool was last refilled.
 local FRESH = 1000000
+-- Decisions and units that are counted of one key in one minute, and for how many seconds, if nobody comes for them.
+local COUNTERS_MAX = 33
+local USAGE_KEPT = 86400
 
 local unpack, pack = struct.unpack, struct.pack
-local floor, ceil, max, min = math.floor, math.ceil, math.max, math.min
+local floor, ceil, max, min, format = math.floor, math.ceil, math.max, math.min, string.format
 
 local function now_us()
   local time = redis.call('TIME')
@@ -220,6 +226,44 @@ local function grant(i, now)
   return {1}
 end
 
+---- Usage. Fields: for each counter "key_id/name"; for each key "key_id", the number of its counters; and "", when the
+---- hash was made. A call adds to a field once.
+
+local counts = {}
+
+local function add_usage(key, field, amount, now)
+  -- Fails if something else lies under the key, or beyond 2^63, where nothing more is counted.
+  local total = redis.pcall('HINCRBY', key, field, format('%.0f', amount))
+  if total ~= amount then
+    return
+  end
+  -- The counter is new.
+  if redis.call('HINCRBY', key, field:match('^[^/]*'), 1) > COUNTERS_MAX then
+    redis.call('HDEL', key, field)
+  end
+  if redis.call('HSETNX', key, '', format('%.0f', now)) == 1 then
+    redis.call('EXPIRE', key, USAGE_KEPT)
+  end
+end
+
+local function count(i, now)
+  local key = KEYS[i]
+  local fields = counts[key] or {}
+  counts[key] = fields
+  local key_id, counters, at = unpack('<Bc0B', ARGV[i], 4)
+  for _ = 1, counters do
+    local name, amount
+    name, amount, at = unpack('<Bc0d', ARGV[i], at)
+    local field = key_id .. '/' .. name
+    local before = fields[field] or 0
+    if before + amount > COUNT_MAX then
+      add_usage(key, field, before, now)
+      before = 0
+    end
+    fields[field] = before + amount
+  end
+end
+
 ---- Charging.
 
 -- What is asked of the logs of one scope.
@@ -282,6 +326,8 @@ local function demand(i, now, item)
     item.times_max, item.lead = unpack('<dd', ARGV[i], 4)
   elseif kind == 'O' then
     item.record, item.keep = KEYS[i], unpack('<d', ARGV[i], 4)
+  elseif kind == 'U' then
+    item.usage = i
   end
 end
 
@@ -344,6 +390,11 @@ local function consume(item, now)
       asked.kept.dirty, asked.kept.ends = true, asked.ends
     end
   end
+  -- Usage of an answer that is kept is counted when that ends.
+  if item.usage and item.times == 1 then
+    count(item.usage, now)
+    item.counted = true
+  end
 end
 
 local function answer(item, outcome)
@@ -403,7 +454,7 @@ local function charge(from, to, now)
   end
   local figures = answer(item, outcome)
   if outcome == ADMITTED and item.consume and item.record then
-    redis.call('SET', item.record, cmsgpack.pack(figures), 'PX', item.keep)
+    redis.call('SET', item.record, cmsgpack.pack(figures, item.counted == true), 'PX', item.keep)
   end
   return figures
 end
@@ -424,6 +475,11 @@ end
 for key, kept in pairs(pools) do
   if kept.dirty then
     save_pool(key, kept.pool, kept.ends)
+  end
+end
+for key, fields in pairs(counts) do
+  for field, amount in pairs(fields) do
+    add_usage(key, field, amount, now)
   end
 end
 return answers

@@ -12,11 +12,17 @@ from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
 from tollkeeper_server.core.windows import Window
 from tollkeeper_server.storage.redis import Redis, Script
+from tollkeeper_server.usage.hashes import Counted
 
 SCRIPT = Script(resources.files(__package__).joinpath("charge.lua").read_text())
 
 RECORD_MS = 600_000
 """How long a charge that is made once is remembered."""
+
+_TOLD = b"1"
+"""The record of a charge that was made elsewhere."""
+_COUNTED = b"\xc3"
+"""How the record of one that was made here ends if its usage was counted: "true", as MessagePack."""
 
 EPOCH_TIMEOUT_SECONDS = 0.5
 REMEMBER_TIMEOUT_SECONDS = 2.0
@@ -61,6 +67,13 @@ class Charge(NamedTuple):
     """How often it may be made at once, for an answer that is kept; only with ``consume``."""
     lead_us: int = 0
     """How much later its units may be used, if it is made more than once."""
+    counted: Counted | None = None
+    """What it adds to usage, if it is made."""
+
+    @property
+    def needs_epoch(self) -> bool:
+        """Whether the store must not have lost what it counts for this."""
+        return bool(self.pools) or self.counted is not None
 
 
 class Verdict(enum.Enum):
@@ -125,10 +138,20 @@ class ChargeStore:
         self._redis = redis
         self._plain = script
         self._of_epoch: Script | None = None
+        self._epoch = ""
+        self.touched: set[str] = set()
+        """Hashes that charges may have counted usage in; for whoever stores that to take."""
 
-    async def remember(self, records: Sequence[str]) -> None:
-        """Remember charges that were made elsewhere. Raises Unavailable."""
-        await self._redis.set_all(records, b"1", lifetime_ms=RECORD_MS, timeout_seconds=REMEMBER_TIMEOUT_SECONDS)
+    async def remember(self, records: Sequence[str]) -> dict[str, bool]:
+        """Remember charges that were made elsewhere, and give those that were made here as well. Raises Unavailable.
+
+        Of each it tells whether its usage was counted here.
+        """
+        found = await self._redis.set_missing(
+            records, _TOLD, lifetime_ms=RECORD_MS, timeout_seconds=REMEMBER_TIMEOUT_SECONDS
+        )
+        charged = {record: was for record, was in zip(records, found, strict=True) if was not in (None, _TOLD)}
+        return {record: was is not None and was.endswith(_COUNTED) for record, was in charged.items()}
 
     async def knows(self, epoch: str) -> bool:
         """Whether Redis is still in ``epoch``: neither restarted nor replaced since that began. Raises Unavailable."""
@@ -139,8 +162,9 @@ class ChargeStore:
         await self._redis.load(self._script_of(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
 
     def enter(self, epoch: str) -> None:
-        """From now on trust the pools of ``epoch`` and no others."""
+        """From now on trust the pools of ``epoch`` and no others, and count usage in its hashes."""
         self._of_epoch = self._script_of(epoch)
+        self._epoch = epoch
 
     async def charge(self, charges: Sequence[Charge], *, timeout_seconds: float) -> list[ChargeAnswer | Unavailable]:
         """Make each charge on its own, in order, and give what came of it.
@@ -150,7 +174,7 @@ class ChargeStore:
         """
         runs: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
         for position, charge in enumerate(charges):
-            runs[self._redis.slot(home(charge)), bool(charge.pools)].append(position)
+            runs[self._redis.slot(home(charge)), charge.needs_epoch].append(position)
         if len(runs) == 1:
             return await self._run(charges, timeout_seconds)
         answers: dict[int, ChargeAnswer | Unavailable] = {}
@@ -170,7 +194,7 @@ class ChargeStore:
         await asyncio.gather(
             *(
                 self._redis.run(
-                    self._script(with_pools=True),
+                    self._script(needs_epoch=True),
                     keys=[each.name for each in together],
                     arguments=[_grant_argument(each) for each in together],
                     timeout_seconds=timeout_seconds,
@@ -180,10 +204,11 @@ class ChargeStore:
         )
 
     async def _run(self, charges: Sequence[Charge], timeout_seconds: float) -> list[ChargeAnswer | Unavailable]:
-        parts = [part for charge in charges for part in _parts(charge)]
+        parts = [part for charge in charges for part in _parts(charge, self._epoch)]
+        self.touched.update(charge.counted.hash_name(self._epoch) for charge in charges if charge.counted)
         try:
             now_us, *answers = await self._redis.run(
-                self._script(with_pools=bool(charges[0].pools)),
+                self._script(needs_epoch=charges[0].needs_epoch),
                 keys=[key for key, _ in parts],
                 arguments=[argument for _, argument in parts],
                 timeout_seconds=timeout_seconds,
@@ -195,8 +220,8 @@ class ChargeStore:
     def _script_of(self, epoch: str) -> Script:
         return Script(self._plain.text.replace("@EPOCH@", epoch), is_pinned=True)
 
-    def _script(self, *, with_pools: bool) -> Script:
-        if not with_pools:
+    def _script(self, *, needs_epoch: bool) -> Script:
+        if not needs_epoch:
             return self._plain
         if self._of_epoch is None:
             raise Unavailable("the epoch of Redis is not known yet", reason="REDIS_UNAVAILABLE")
@@ -208,9 +233,9 @@ def home(charge: Charge) -> str:
     return charge.scopes[0].name if charge.scopes else charge.pools[0].name
 
 
-def _parts(charge: Charge) -> Iterator[tuple[str, bytes]]:
+def _parts(charge: Charge, epoch: str) -> Iterator[tuple[str, bytes]]:
     """Key and argument of each part, as the header of charge.lua says."""
-    left = len(charge.scopes) + len(charge.pools) + (charge.times_max > 1) + bool(charge.record)
+    left = len(charge.scopes) + len(charge.pools) + (charge.times_max > 1) + bool(charge.record) + bool(charge.counted)
 
     def header(kind: bytes) -> bytes:
         nonlocal left
@@ -230,6 +255,21 @@ def _parts(charge: Charge) -> Iterator[tuple[str, bytes]]:
         yield home(charge), header(b"K") + struct.pack("<dd", charge.times_max, charge.lead_us)
     if charge.record:
         yield charge.record, header(b"O") + struct.pack("<d", RECORD_MS)
+    if charge.counted:
+        yield charge.counted.hash_name(epoch), header(b"U") + _usage_argument(charge.counted)
+
+
+def _usage_argument(counted: Counted) -> bytes:
+    argument = bytearray(_text(counted.key_id))
+    argument.append(len(counted.counts))
+    for name, amount in counted.counts:
+        argument += _text(name) + struct.pack("<d", amount)
+    return bytes(argument)
+
+
+def _text(value: str) -> bytes:
+    encoded = value.encode()
+    return bytes((len(encoded),)) + encoded
 
 
 def _grant_argument(grant: Grant) -> bytes:

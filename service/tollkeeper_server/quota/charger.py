@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
+from types import MappingProxyType
 
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import Unavailable
@@ -26,6 +27,7 @@ EPOCHS_MAX = 3
 UNLIMITED_USABLE_FOR = timedelta(seconds=60)
 """How long an answer that no limit counts may be kept."""
 
+_NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 _NOTHING = ChargeOutcome(code=DecisionCode.ALLOWED, limits=(), retry_after=None)
 _KEPT_UNLIMITED = replace(_NOTHING, kept=Kept(verifications=0, usable_for=UNLIMITED_USABLE_FOR))
 _RATE_LOCAL = (DegradationReason.RATE_LOCAL,)
@@ -57,6 +59,7 @@ class Charger:
         owner: Owner | None = None,
         charges: Mapping[str, int],
         consume: bool,
+        counts: Mapping[str, int] = _NO_COUNTS,
         request_id: str = "",
         reserve: bool = False,
         keep: int = 0,
@@ -66,13 +69,14 @@ class Charger:
         Without ``consume`` nothing is charged, and the code is what it would have been. Under one ``request_id`` a key
         is charged once, and further calls are given the first answer for 10 minutes; a denial is decided anew. If Redis
         does not answer, RATE limits are held by this server's share of them and the others in the ledger, and the
-        answer says so. With ``reserve`` the charge is held until it is settled. With ``keep`` the answer may be given
-        to so many verifications, or fewer, all of which are charged and held. Raises Unavailable if no store answers in
-        time.
+        answer says so. ``counts`` are added to the usage of the key, by decision code or unit, in the step that makes
+        the charge; the outcome says whether they were. With ``reserve`` the charge is held until it is settled. With
+        ``keep`` the answer may be given to so many verifications, or fewer, all of which are charged and held, and
+        counted when the hold ends. Raises Unavailable if no store answers in time.
         """
         if not reserve and not (key is not None and key.limits) and not (owner is not None and owner.limits):
             return _KEPT_UNLIMITED if keep else _NOTHING
-        demands = Demands(key, owner, charges=charges, keep=keep if consume else 0)
+        demands = Demands(key, owner, charges=charges, counts=counts, keep=keep if consume else 0)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._charge(demands, consume=consume, record=record)
         if not consume or key is None or outcome.code is not DecisionCode.ALLOWED:
@@ -121,20 +125,22 @@ class Charger:
             if answer.verdict is Verdict.LACKING:
                 await self._refills.refill(charge, answer)
             elif answer.verdict is not Verdict.MOVED:  # its clock is known now
-                outcome = demands.outcome(answer.rates, list(zip(charge.pools, answer.pools, strict=True)))
-                return replace(outcome, kept=_kept(answer)) if answer.rates.times > 1 else outcome
+                levels = list(zip(charge.pools, answer.pools, strict=True))
+                if answer.rates.times > 1:
+                    return replace(demands.outcome(answer.rates, levels, counted=False), kept=_kept(answer))
+                return demands.outcome(answer.rates, levels, counted=True)
         raise Unavailable("others take the rest of the limit before this charge", reason="LIMIT_CONTENDED")
 
     async def _without_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
         if not demands.are_hard:
             charge = demands.charge(now_us=0, consume=consume)
             rates = self._direct.charge_rates(charge.scopes, consume=consume)
-            return demands.outcome(rates, (), degradations=_RATE_LOCAL)
+            return demands.outcome(rates, (), degradations=_RATE_LOCAL, counted=False)
         degradations = (_RATE_LOCAL if demands.have_rates else ()) + _LEDGER_DIRECT
         for _ in range(EPOCHS_MAX):
             with contextlib.suppress(EpochPassed):
                 rates, levels = await self._direct.charge(demands, consume=consume, record=record)
-                return demands.outcome(rates, levels, degradations=degradations)
+                return demands.outcome(rates, levels, degradations=degradations, counted=True)
             # What others have charged since is in Redis alone, so it is looked at again before the next try.
             await self._epochs.adopt()
             await self._counters.look_again()

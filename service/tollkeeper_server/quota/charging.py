@@ -21,6 +21,7 @@ from tollkeeper_server.quota.reservations import Reservations
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.postgres import Postgres
 from tollkeeper_server.storage.redis import Redis
+from tollkeeper_server.usage.drainer import UsageDrainer
 
 _log = structlog.get_logger()
 
@@ -29,7 +30,7 @@ _log = structlog.get_logger()
 async def charging(
     postgres: Postgres, redis: Redis, *, timeout_seconds: float = TIMEOUT_SECONDS
 ) -> AsyncIterator[Charger]:
-    """A Charger on both stores, and the reconciler beside it, until the block ends.
+    """A Charger on both stores, and beside it what brings back and stores what it leaves there, until the block ends.
 
     ``timeout_seconds`` is how long a charge waits for Redis.
     """
@@ -39,6 +40,7 @@ async def charging(
     reconciler = Reconciler(postgres, epochs=epochs, spends=spends)
     shares = RateShares(live_replicas=lambda: reconciler.live_servers, clock_us=lambda: time.time_ns() // 1000)
     counters = Counters(store, spends=spends, restore=reconciler.join, timeout_seconds=timeout_seconds)
+    drainer = UsageDrainer(redis, postgres, touched=store.touched, clock_us=counters.clock.now_us)
     reservations = Reservations(postgres, counters=counters)
     charger = Charger(
         counters=counters,
@@ -54,6 +56,7 @@ async def charging(
     running = [
         asyncio.create_task(reconciler.run(), name="reconciler"),
         asyncio.create_task(reservations.run(), name="reservations"),
+        asyncio.create_task(drainer.run(), name="usage_drainer"),
     ]
     try:
         yield charger
@@ -62,6 +65,8 @@ async def charging(
         for task in running:
             task.cancel()
         await asyncio.wait(running)
+        if not await drainer.drain():
+            _log.warning("usage_left_in_redis")  # another server finds it there
         try:
             await reconciler.leave()
         except Unavailable:

@@ -12,12 +12,15 @@ from tollkeeper_server.core.rate_window import GRANULES, LEAD_MAX_US, RateDemand
 from tollkeeper_server.core.value import value
 from tollkeeper_server.core.windows import Window, moment, window_at
 from tollkeeper_server.quota.charge_store import Charge, PoolDemand, PoolStanding, RateScope
+from tollkeeper_server.usage.hashes import Counted
 
 _DENIALS = {
     LimitKind.RATE: DecisionCode.RATE_LIMITED,
     LimitKind.QUOTA: DecisionCode.QUOTA_EXCEEDED,
     LimitKind.SPEND: DecisionCode.SPEND_LIMIT_EXCEEDED,
 }
+MINUTE_US = 60_000_000
+
 _HARDEST_FIRST = (LimitKind.SPEND, LimitKind.QUOTA, LimitKind.RATE)
 
 
@@ -38,6 +41,8 @@ class ChargeOutcome:
     """What to settle, if that was asked for and the charge is allowed."""
     kept: Kept | None = None
     """How far the answer may be kept, if that was asked for and the charge is allowed."""
+    counted: bool = False
+    """The charge was made, and the usage of its key tells of it."""
 
 
 class Held(NamedTuple):
@@ -61,11 +66,22 @@ class Holder(NamedTuple):
 class Demands:
     """What a request charges to the limits of a key, of its owner, or of an owner alone.
 
-    ``keep`` is to how many verifications the answer is to be given, at most.
+    ``keep`` is to how many verifications the answer is to be given, at most. ``counts`` are added to the usage of the
+    key with the charge.
     """
 
-    def __init__(self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], keep: int = 0) -> None:
+    def __init__(
+        self,
+        key: Key | None,
+        owner: Owner | None,
+        *,
+        charges: Mapping[str, int],
+        counts: Mapping[str, int],
+        keep: int = 0,
+    ) -> None:
         self._charges = charges
+        self._key_id = key.key_id if key is not None else ""
+        self._counts = tuple((name, amount) for name, amount in counts.items() if amount)
         self._times_max = max(1, min(keep, AMOUNT_MAX // max([1, *charges.values()])))
         self._home = _home(key, owner)
         self._holders = tuple(_holders(key, owner))
@@ -90,7 +106,11 @@ class Demands:
         """The charge to make at ``now_us``; once only, if it is given the name of a ``record``."""
         kept = f"tk:{{{self._home}}}:once:{record}" if record else ""
         rates, pools = tuple(self._rates()), tuple(self._pools(now_us))
-        return Charge(rates, consume, pools, kept, self._times_max, self._lead_us() if self._times_max > 1 else 0)
+        counted = None
+        if consume and self._key_id and self._counts:
+            counted = Counted(self._home, self._key_id, now_us // MINUTE_US, self._counts)
+        lead_us = self._lead_us() if self._times_max > 1 else 0
+        return Charge(rates, consume, pools, kept, self._times_max, lead_us, counted)
 
     def outcome(
         self,
@@ -98,8 +118,9 @@ class Demands:
         pools: Sequence[tuple[PoolDemand, PoolStanding]],
         *,
         degradations: tuple[DegradationReason, ...] = (),
+        counted: bool,
     ) -> ChargeOutcome:
-        """The answer to the request."""
+        """The answer to the request; ``counted`` if whoever gave it has counted usage too."""
         standings, levels = iter(rates.standings), iter(pools)
         states = tuple(
             _rate_state(limit, scope, next(standings))
@@ -114,6 +135,7 @@ class Demands:
             retry_after=None if after_us is None else timedelta(microseconds=after_us),
             degradations=degradations,
             held=self._held(pools, rates.times) if rates.admitted else (),
+            counted=counted and rates.admitted and bool(self._key_id and self._counts),
         )
 
     def _held(self, pools: Sequence[tuple[PoolDemand, PoolStanding]], times: int) -> tuple[Held, ...]:

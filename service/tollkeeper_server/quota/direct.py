@@ -4,22 +4,16 @@ from collections.abc import Sequence
 
 from tollkeeper_server.core.rate_window import RateOutcome
 from tollkeeper_server.core.windows import microseconds
-from tollkeeper_server.quota import ledger, metrics
+from tollkeeper_server.quota import direct_records, ledger, metrics
 from tollkeeper_server.quota.charge_store import RECORD_MS, Charge, PoolDemand, PoolStanding, RateScope
 from tollkeeper_server.quota.demands import Demands
 from tollkeeper_server.quota.epochs import EpochPassed, Epochs
 from tollkeeper_server.quota.rate_shares import RateShares
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.postgres import Connection, Postgres
+from tollkeeper_server.usage.store import add_amounts
 
 _BEGIN = "SELECT epoch, clock_timestamp() FROM quota_epoch FOR SHARE"
-_REMEMBER = """
-    INSERT INTO quota_direct_charges (record, expires_at)
-    VALUES ($1, clock_timestamp() + $2 * interval '1 millisecond')
-    ON CONFLICT (record) DO NOTHING RETURNING record
-"""
-_REMEMBERED = "SELECT EXISTS (SELECT FROM quota_direct_charges WHERE record = $1 AND expires_at > clock_timestamp())"
-
 Levels = Sequence[tuple[PoolDemand, PoolStanding]]
 
 
@@ -55,7 +49,7 @@ class DirectCharges:
             await ledger.open_accounts(connection, charge.pools)
             rows = await ledger.lock(connection, [pool.account for pool in charge.pools])
             debited = [int(rows[pool.account]["debited"]) for pool in charge.pools]
-            if consume and record and await connection.fetchval(_REMEMBERED, charge.record):
+            if consume and record and await direct_records.exists(connection, charge.record):
                 return self._told(charge, debited)
             rates, levels = await self._charge(connection, charge, debited, now_us)
         if rates.admitted:
@@ -74,13 +68,22 @@ class DirectCharges:
         consumes = charge.consume and rates.admitted and not denied
         if consumes:
             await ledger.debit(connection, {pool.account: pool.units for pool in charge.pools if pool.units})
-            if charge.record:
-                await connection.execute(_REMEMBER, charge.record, RECORD_MS)
+            await self._write(connection, charge)
         levels = [
             (pool, _standing(before + (pool.units if consumes else 0), exceeded=full))
             for pool, before, full in zip(charge.pools, debited, exceeded, strict=True)
         ]
         return (_denied(rates, denied, now_us) if denied else rates), levels
+
+    async def _write(self, connection: Connection, charge: Charge) -> None:
+        """Count usage of the charge, and write down what is to be known of it later."""
+        usage = charge.counted.amounts() if charge.counted else {}
+        if charge.record:
+            doubted = self._spends.doubted(charge)
+            debits = {pool.account: pool.units for pool in charge.pools if pool.account not in doubted}
+            await direct_records.write(connection, charge.record, lifetime_ms=RECORD_MS, debits=debits, usage=usage)
+        if usage:
+            await add_amounts(connection, usage)
 
     def _told(self, charge: Charge, debited: Sequence[int]) -> tuple[RateOutcome, Levels]:
         """The charge was made before: where the limits stand."""

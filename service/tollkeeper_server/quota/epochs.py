@@ -3,19 +3,19 @@
 The script that charges pools carries the epoch in its text. A Redis that was restarted, restored or failed over to
 knows no such script, whatever its data looks like. Whoever notices begins a new epoch, in which every pool of an
 earlier one counts as lost. So does the first server that finds Redis again after charges were made without it; Redis
-is told of them before. Postgres has the epoch, and lets one server at a time change it.
+is told of them before, and what it had charged as well is given back. Postgres has the epoch, and lets one server at a
+time change it.
 """
 
 from secrets import token_hex
 
 import structlog
 
+from tollkeeper_server.quota import direct_records
 from tollkeeper_server.quota.charge_store import ChargeStore
 from tollkeeper_server.storage.postgres import Postgres
 
 _READ = "SELECT epoch FROM quota_epoch"
-_UNTOLD = "SELECT EXISTS (SELECT FROM quota_direct_charges WHERE NOT told AND expires_at > clock_timestamp())"
-_TELL = "UPDATE quota_direct_charges SET told = true WHERE expires_at > clock_timestamp() RETURNING record"
 _CHANGE = "UPDATE quota_epoch SET epoch = $1"
 
 _log = structlog.get_logger()
@@ -41,14 +41,16 @@ class Epochs:
         """
         async with self._postgres.transaction() as connection:
             epoch: str = await connection.fetchval(f"{_READ} FOR UPDATE")
-            if not await self._store.knows(epoch) or await connection.fetchval(_UNTOLD):
+            if not await self._store.knows(epoch) or await direct_records.has_untold(connection):
                 # Nobody charges the ledger directly in the new epoch, so these are all.
-                records = [row["record"] for row in await connection.fetch(_TELL)]
-                await self._store.remember(records)
+                told, untold = await direct_records.read(connection)
+                await self._store.remember(told)  # once more, for Redis may have lost them
+                twice = await self._store.remember(untold)
+                await direct_records.tell(connection, twice=twice)
                 epoch = token_hex(8)
                 await self._store.begin(epoch)
                 await connection.execute(_CHANGE, epoch)
-                _log.info("redis_epoch_begun", epoch=epoch, told_charges=len(records))
+                _log.info("redis_epoch_begun", epoch=epoch, told_charges=len(told + untold), given_back=len(twice))
         self._enter(epoch)
 
     async def adopt(self) -> None:

@@ -25,7 +25,8 @@ class Spends:
         self.lease = Lease()
         """Without it nothing may be spent: the others may take this server for dead."""
         self._spent: defaultdict[Pool, int] = defaultdict(int)
-        self._doubted: defaultdict[str, int] = defaultdict(int)
+        self._doubted: defaultdict[str, dict[str, int]] = defaultdict(dict)
+        """Units by account and record."""
         self._ends_us: dict[str, int] = {}
         self._reported: set[Pool] = set()
 
@@ -51,13 +52,17 @@ class Spends:
         """The charge was not answered; it may have been made as often as it may be at once."""
         if charge.record and charge.consume:
             for pool in charge.pools:
-                self._doubted[pool.account] += _units_max(pool, charge.times_max)
+                self._doubted[pool.account][charge.record] = _units_max(pool, charge.times_max)
+                self._ends_us[pool.account] = pool.window.ends_us
+
+    def doubted(self, charge: Charge) -> set[str]:
+        """The accounts of the charge for which it is doubted."""
+        return {pool.account for pool in charge.pools if charge.record in self._doubted.get(pool.account, ())}
 
     def dispel(self, charge: Charge) -> None:
         """What was doubted has been charged in the ledger."""
-        if charge.record and charge.consume:
-            for pool in charge.pools:
-                self._doubted[pool.account] = max(0, self._doubted[pool.account] - pool.units)
+        for pool in charge.pools:
+            self._doubted.get(pool.account, {}).pop(charge.record, None)
 
     def report(self, pools: Mapping[Pool, int]) -> list[int]:
         """Units spent from each pool, by what it was granted; none of them is spent from after this.
@@ -71,10 +76,16 @@ class Spends:
         return [self._spent.get(pool, 0) for pool in pools]
 
     def _believe(self, pool: Pool, granted: int) -> None:
-        units = min(self._doubted.get(pool[0], 0), granted - self._spent.get(pool, 0))
-        if units > 0:
-            self._doubted[pool[0]] -= units
+        doubted, room = self._doubted.get(pool[0], {}), granted - self._spent.get(pool, 0)
+        for record in list(doubted):
+            units = min(doubted[record], room)
+            if units <= 0:
+                break
             self._spent[pool] += units
+            room -= units
+            doubted[record] -= units
+            if not doubted[record]:
+                del doubted[record]
 
     def pools(self) -> Mapping[Pool, int]:
         """Every pool that something was spent from, newest first; nobody knows yet what they will have been granted."""

@@ -36,6 +36,7 @@ _Client = redis.asyncio.Redis | RedisCluster
 
 _STALL_SECONDS = 0.01
 _PIPELINE_MAX = 1_000
+_SCAN_COUNT = 1_000
 
 _UNAVAILABLE = (OSError, RedisError, RedisClusterException)  # TimeoutError is an OSError
 
@@ -119,15 +120,50 @@ class Redis:
             async with _time_limit(timeout_seconds):
                 return all(await self._client.script_exists(script.digest))
 
-    async def set_all(self, keys: Sequence[str], value: bytes, *, lifetime_ms: int, timeout_seconds: float) -> None:
-        """Set every key, of whatever slot, to ``value`` for a time. Raises Unavailable; some may be set then."""
+    async def set_missing(
+        self, keys: Sequence[str], value: bytes, *, lifetime_ms: int, timeout_seconds: float
+    ) -> list[bytes | None]:
+        """Set every key, of whatever slot, to ``value`` for a time unless it is there; gives what was there.
+
+        Raises Unavailable; some may be set then.
+        """
+        found: list[bytes | None] = []
         with _translated():
             async with _time_limit(timeout_seconds):
                 for start in range(0, len(keys), _PIPELINE_MAX):
                     pipeline = self._client.pipeline(transaction=False)
                     for key in keys[start : start + _PIPELINE_MAX]:
-                        pipeline.set(key, value, px=lifetime_ms)
-                    await pipeline.execute()
+                        pipeline.set(key, value, px=lifetime_ms, nx=True, get=True)
+                    found += await pipeline.execute()
+        return found
+
+    async def hashes(self, keys: Sequence[str], *, timeout_seconds: float) -> list[dict[bytes, bytes]]:
+        """What is in each hash, of whatever slot; nothing if there is none. Raises Unavailable."""
+        with _translated():
+            async with _time_limit(timeout_seconds):
+                pipeline = self._client.pipeline(transaction=False)
+                for key in keys:
+                    pipeline.hgetall(key)
+                answers = await pipeline.execute(raise_on_error=False)
+        for answer in answers:
+            if isinstance(answer, _UNAVAILABLE) and not str(answer).startswith("WRONGTYPE"):
+                raise Unavailable("Redis did not answer, or not in time", reason="REDIS_UNAVAILABLE") from answer
+        return [answer if isinstance(answer, dict) else {} for answer in answers]
+
+    async def find_hashes(self, pattern: str, *, timeout_seconds: float) -> AsyncIterator[str]:
+        """Names of all hashes that match the glob, of every primary in a cluster; some more than once.
+
+        Every key of the store is looked at, some thousands at a time. ``timeout_seconds`` is for each time. Raises
+        Unavailable.
+        """
+        found = self._client.scan_iter(pattern, count=_SCAN_COUNT, _type="HASH")
+        while True:
+            with _translated():
+                async with _time_limit(timeout_seconds):
+                    name = await anext(found, None)
+            if name is None:
+                return
+            yield name.decode()
 
     def slot(self, key: str) -> int:
         """Keys of one slot may go into one script; on a Redis that is no cluster there is one slot only."""

@@ -1,4 +1,4 @@
-"""Usage in Postgres: one statement for each thing that a batch tells. All but the first may be repeated at will.
+"""Usage in Postgres: one statement for each thing to tell. All but those that add may be repeated at will.
 
 None of them waits for a mutation of a key, nor for another server except row by row in the same order.
 """
@@ -14,6 +14,24 @@ NETWORKS_MAX = 32
 
 _BIGINT_MAX = 2**63 - 1
 
+_ADD = """
+    INSERT INTO usage_buckets AS bucket (subject, starts_at, seconds, counter, amount)
+    SELECT subject, starts_at, 60, counter, amount
+    FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::bigint[]) AS it (subject, starts_at, counter, amount)
+    ORDER BY subject, starts_at, counter
+    ON CONFLICT (subject, starts_at, seconds, counter, source) DO UPDATE SET amount = bucket.amount + excluded.amount
+"""
+
+_RAISE = """
+    INSERT INTO usage_buckets AS bucket (subject, starts_at, seconds, counter, source, amount)
+    SELECT subject, starts_at, 60, counter, source, amount
+    FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::text[], $5::bigint[])
+        AS it (subject, starts_at, counter, source, amount)
+    ORDER BY subject, starts_at, counter, source
+    ON CONFLICT (subject, starts_at, seconds, counter, source) DO UPDATE SET amount = excluded.amount
+        WHERE bucket.amount < excluded.amount
+"""
+
 # The server's row says which batches are in. It is locked first, so a batch that is sent again, even while its first
 # sending is still under way, finds out whether that got through.
 _ADD_COUNTERS = """
@@ -28,16 +46,7 @@ _ADD_COUNTERS = """
     FROM new, unnest($3::text[], $4::timestamptz[], $5::text[], $6::bigint[])
         AS it (subject, starts_at, counter, amount)
     ORDER BY subject, starts_at, counter
-    ON CONFLICT (subject, starts_at, seconds, counter) DO UPDATE SET amount = bucket.amount + excluded.amount
-"""
-
-
-_ADD = """
-    INSERT INTO usage_buckets AS bucket (subject, starts_at, seconds, counter, amount)
-    SELECT subject, starts_at, 60, counter, amount
-    FROM unnest($1::text[], $2::timestamptz[], $3::text[], $4::bigint[]) AS it (subject, starts_at, counter, amount)
-    ORDER BY subject, starts_at, counter
-    ON CONFLICT (subject, starts_at, seconds, counter) DO UPDATE SET amount = bucket.amount + excluded.amount
+    ON CONFLICT (subject, starts_at, seconds, counter, source) DO UPDATE SET amount = bucket.amount + excluded.amount
 """
 
 
@@ -117,6 +126,19 @@ _NOTE_ENDED = keeping_findings("""
 """)
 
 
+async def add_amounts(connection: Connection, amounts: Mapping[tuple[str, datetime, str], int]) -> None:
+    """Add amounts by subject, minute, and decision code or unit; as part of a transaction that remembers it."""
+    subjects, times, names = zip(*amounts, strict=True)
+    await connection.execute(_ADD, subjects, times, names, list(amounts.values()))
+
+
+async def raise_amounts(connection: Connection, reached: Mapping[tuple[str, datetime, str, str], int]) -> None:
+    """Let amounts by subject, minute, decision code or unit, and source be at least these; may be repeated at will."""
+    subjects, times, names, sources = zip(*reached, strict=True)
+    amounts = [min(amount, _BIGINT_MAX) for amount in reached.values()]
+    await connection.execute(_RAISE, subjects, times, names, sources, amounts)
+
+
 async def add_counters(
     connection: Connection, counters: Mapping[tuple[str, datetime, str], int], *, server_id: str, number: int
 ) -> None:
@@ -124,12 +146,6 @@ async def add_counters(
     subjects, times, names = zip(*counters, strict=True)
     amounts = [min(amount, _BIGINT_MAX) for amount in counters.values()]
     await connection.execute(_ADD_COUNTERS, server_id, number, subjects, times, names, amounts)
-
-
-async def add_amounts(connection: Connection, amounts: Mapping[tuple[str, datetime, str], int]) -> None:
-    """Add amounts by subject, minute, and decision code or unit; as part of a transaction that remembers it."""
-    subjects, times, names = zip(*amounts, strict=True)
-    await connection.execute(_ADD, subjects, times, names, list(amounts.values()))
 
 
 async def note_uses(connection: Connection, uses: Mapping[bytes, datetime]) -> set[bytes]:

@@ -47,7 +47,8 @@ _SUM_UP = """
         SELECT subject, date_bin($2::integer * interval '1 second', starts_at, 'epoch') AS longer, $2::integer, counter,
             sum(amount)
         FROM moved GROUP BY subject, longer, counter ORDER BY subject, longer, counter
-        ON CONFLICT (subject, starts_at, seconds, counter) DO UPDATE SET amount = bucket.amount + excluded.amount
+        ON CONFLICT (subject, starts_at, seconds, counter, source)
+            DO UPDATE SET amount = bucket.amount + excluded.amount
     )
     SELECT count(*) FROM moved
 """

@@ -19,6 +19,7 @@ from tollkeeper_server.core.policy import Use, judge
 from tollkeeper_server.core.value import value
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.demands import ChargeOutcome
 from tollkeeper_server.quota.settlements import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.begun import Begun, Outcome
@@ -67,6 +68,9 @@ class QuotaReport:
     limits: tuple[LimitState, ...]
     retry_after: timedelta | None
     degradations: tuple[DegradationReason, ...]
+
+
+_ALLOWED = {DecisionCode.ALLOWED: 1}
 
 
 class Verifier:
@@ -134,10 +138,10 @@ class Verifier:
         if owner_id:
             return await self._report(None, await self._owner(tenant_id, owner_id), charges=charges, consume=True)
         key, owner = await self._known(tenant_id, key_id=key_id, api_key="")
-        report = await self._report(key, owner, charges=charges, consume=True)
-        if report.code is DecisionCode.ALLOWED:
+        outcome = await self._charger.charge(key, owner=owner, charges=charges, consume=True, counts=charges)
+        if outcome.code is DecisionCode.ALLOWED and not outcome.counted:
             self._usage.record_charge(key, charges=charges, now=self._clock())
-        return report
+        return _report(outcome)
 
     async def settle(
         self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1
@@ -196,14 +200,16 @@ class Verifier:
             owner=secret.owner,
             charges=verification.charges,
             consume=verification.consume,
+            counts=_ALLOWED if verification.reserve else {**_ALLOWED, **verification.charges},
             request_id=verification.once_id,
             reserve=verification.reserve,
             keep=verification.keep,
         )
         if outcome.reservation_id:
-            self._record_held(secret, verification, admitted.at, is_kept=outcome.kept is not None)
+            counted = outcome.kept is not None or outcome.counted
+            self._record_held(secret, verification, admitted.at, counted=counted)
         else:
-            self._record(secret, outcome.code, verification, admitted.at)
+            self._record(secret, outcome.code, verification, admitted.at, counted=outcome.counted)
         return Decision(
             code=outcome.code,
             key=key,
@@ -220,29 +226,31 @@ class Verifier:
     async def _report(
         self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], consume: bool
     ) -> QuotaReport:
-        outcome = await self._charger.charge(key, owner=owner, charges=charges, consume=consume)
-        return QuotaReport(
-            code=outcome.code,
-            limits=outcome.limits,
-            retry_after=outcome.retry_after,
-            degradations=outcome.degradations,
-        )
+        return _report(await self._charger.charge(key, owner=owner, charges=charges, consume=consume))
 
-    def _record(self, secret: SecretRecord, code: DecisionCode, verification: Verification, now: datetime) -> None:
+    def _record(
+        self,
+        secret: SecretRecord,
+        code: DecisionCode,
+        verification: Verification,
+        now: datetime,
+        *,
+        counted: bool = False,
+    ) -> None:
         client_ip = verification.use.client_ip
         if not verification.consume:
             return
         if code is DecisionCode.KEY_INVALID:
             self._usage.record_ended(secret, now=now)
-        elif verification.by_caller:
+        elif verification.by_caller or counted:
             self._usage.record_use(secret, client_ip=client_ip, now=now)
         else:
             self._usage.record(secret, code=code, charges=verification.charges, client_ip=client_ip, now=now)
 
-    def _record_held(self, secret: SecretRecord, verification: Verification, now: datetime, *, is_kept: bool) -> None:
+    def _record_held(self, secret: SecretRecord, verification: Verification, now: datetime, *, counted: bool) -> None:
         """Units that are held, and the verifications of a kept answer, are counted by what ends the reservation."""
         client_ip = verification.use.client_ip
-        if is_kept:
+        if counted:
             self._usage.record_use(secret, client_ip=client_ip, now=now)
         else:
             self._usage.record(secret, code=DecisionCode.ALLOWED, charges={}, client_ip=client_ip, now=now)
@@ -266,6 +274,12 @@ class Verifier:
         if found is None or found.record is None:
             return None, None
         return found.key_at(self._clock()), found.record.owner
+
+
+def _report(outcome: ChargeOutcome) -> QuotaReport:
+    return QuotaReport(
+        code=outcome.code, limits=outcome.limits, retry_after=outcome.retry_after, degradations=outcome.degradations
+    )
 
 
 class _Admitted(NamedTuple):
