@@ -62,6 +62,8 @@ async def _call(charger: Charger, subject: Key, requests: list[tuple[str, int]],
         try:
             code = await charge(charger, subject, units, request_id=request_id)
         except Unavailable:
+            if request_id:
+                requests.append((request_id, units))  # it may have been charged: only an answer tells
             await asyncio.sleep(0.01)
             continue
         if code is DecisionCode.ALLOWED:

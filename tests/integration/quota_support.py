@@ -1,5 +1,6 @@
 """What tests of limits share: servers as far as charging goes, keys, limits, and a look into the ledger."""
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
@@ -79,9 +80,45 @@ def owner(*limits: Limit, owner_id: str = "owner_1") -> Owner:
 
 
 async def charge(charger: Charger, subject: Key, units: int = 1, *, request_id: str = "") -> DecisionCode:
-    """Charge requests."""
-    outcome = await charger.charge(subject, charges={"requests": units}, consume=True, request_id=request_id)
+    """Charge requests, and count them as a verification does."""
+    charges = {"requests": units}
+    counts = {DecisionCode.ALLOWED: 1, **charges}
+    outcome = await charger.charge(subject, charges=charges, consume=True, counts=counts, request_id=request_id)
     return outcome.code
+
+
+async def used(postgres_url: str, subject: str = "key_1") -> dict[str, int]:
+    """What is stored of the usage of a key, or an owner, over all times; 0 is left out."""
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        rows = await connection.fetch(
+            "SELECT counter, sum(amount)::bigint AS amount FROM usage_buckets WHERE subject = $1"
+            " GROUP BY counter HAVING sum(amount) <> 0",
+            subject,
+        )
+        return {row["counter"]: row["amount"] for row in rows}
+    finally:
+        await connection.close()
+
+
+async def until_used(postgres_url: str, expected: dict[str, int], subject: str = "key_1") -> None:
+    """Wait until so much usage is stored, and no longer than it takes to drain a few times."""
+    for _ in range(500):
+        if (found := await used(postgres_url, subject)) == expected:
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError(f"{found} is stored instead of {expected}")
+
+
+async def until_nothing_is_lost(postgres_url: str) -> None:
+    """Wait until all that is to be given back is."""
+    connection = await asyncpg.connect(postgres_url)
+    try:
+        async with asyncio.timeout(20):
+            while await connection.fetchval("SELECT count(*) FROM quota_lost_pools"):  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+    finally:
+        await connection.close()
 
 
 async def debited(postgres_url: str) -> int:

@@ -7,13 +7,14 @@ from tollkeeper_server.core.windows import microseconds
 from tollkeeper_server.quota import direct_records, ledger, metrics
 from tollkeeper_server.quota.charge_store import RECORD_MS, Charge, PoolDemand, PoolStanding, RateScope
 from tollkeeper_server.quota.demands import Demands
-from tollkeeper_server.quota.epochs import EpochPassed, Epochs
+from tollkeeper_server.quota.epochs import GATE, EpochPassed, Epochs
 from tollkeeper_server.quota.rate_shares import RateShares
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.postgres import Connection, Postgres
 from tollkeeper_server.usage.store import add_amounts
 
-_BEGIN = "SELECT epoch, clock_timestamp() FROM quota_epoch FOR SHARE"
+# The row is locked after the gate was passed, so it is read as it is then.
+_BEGIN = "SELECT epoch, clock_timestamp() FROM pg_advisory_xact_lock_shared($1), quota_epoch FOR SHARE OF quota_epoch"
 Levels = Sequence[tuple[PoolDemand, PoolStanding]]
 
 
@@ -38,7 +39,7 @@ class DirectCharges:
         Unavailable if Postgres does not answer in time.
         """
         async with self._postgres.transaction(timeout_seconds=ledger.TIMEOUT_SECONDS) as connection:
-            row = await connection.fetchrow(_BEGIN)
+            row = await connection.fetchrow(_BEGIN, GATE)
             assert row is not None
             epoch, now = row
             metrics.CHARGES_DIRECT.inc()

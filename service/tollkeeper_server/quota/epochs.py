@@ -15,6 +15,13 @@ from tollkeeper_server.quota import direct_records
 from tollkeeper_server.quota.charge_store import ChargeStore
 from tollkeeper_server.storage.postgres import Postgres
 
+GATE = 0x746F6C6C65706F63  # "tollepoc"
+"""The advisory lock that charges to the ledger share, and who changes the epoch has alone.
+
+Row locks would not do: those who share one let others join for ever, and who waits for it alone never gets it.
+"""
+
+_CLOSE_GATE = "SELECT pg_advisory_xact_lock($1)"
 _READ = "SELECT epoch FROM quota_epoch"
 _CHANGE = "UPDATE quota_epoch SET epoch = $1"
 
@@ -40,6 +47,7 @@ class Epochs:
         Raises Unavailable if either store does not answer.
         """
         async with self._postgres.transaction() as connection:
+            await connection.execute(_CLOSE_GATE, GATE)
             epoch: str = await connection.fetchval(f"{_READ} FOR UPDATE")
             if not await self._store.knows(epoch) or await direct_records.has_untold(connection):
                 # Nobody charges the ledger directly in the new epoch, so these are all.

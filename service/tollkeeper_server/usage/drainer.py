@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from time import perf_counter
 
 import structlog
 
@@ -13,6 +14,8 @@ from tollkeeper_server.usage.hashes import PATTERN, UsageHash
 from tollkeeper_server.usage.store import raise_amounts
 
 DRAIN_SECONDS = 1.0
+DRAIN_SHARE = 0.2
+"""Most of the time that draining takes: where there is much to store, it is stored less often."""
 LOOK_SECONDS = 300.0
 """How often some server looks for usage that a killed one has left, and how long it may stay unseen."""
 LOOK_AT_START_SECONDS = 5.0
@@ -61,13 +64,14 @@ class UsageDrainer:
         """Drain until cancelled; ``drain`` then drains what is left."""
         look_after_seconds = LOOK_AT_START_SECONDS
         while True:
+            started = perf_counter()
             try:
                 await self.drain()
                 if await self.look(not_within_seconds=look_after_seconds):
                     look_after_seconds = LOOK_SECONDS
             except Exception:  # a fault of ours must not end it unseen
                 _log.exception("usage_drain_failed")
-            await asyncio.sleep(DRAIN_SECONDS)
+            await asyncio.sleep(max(DRAIN_SECONDS, (perf_counter() - started) / DRAIN_SHARE))
 
     async def drain(self) -> bool:
         """Store what was counted in touched hashes; False if some is left because a store does not answer."""

@@ -70,7 +70,7 @@ class QuotaReport:
     degradations: tuple[DegradationReason, ...]
 
 
-_ALLOWED = {DecisionCode.ALLOWED: 1}
+_ALLOWED: Mapping[str, int] = {DecisionCode.ALLOWED: 1}
 
 
 class Verifier:
