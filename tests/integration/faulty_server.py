@@ -37,6 +37,7 @@ class FaultyServer(verification_service_pb2_grpc.VerificationServiceServicer, ke
         self.refusal: grpc.StatusCode | None = None
         """What a stream is refused with."""
         self._streams: set[asyncio.Timeout] = set()
+        self._writing = asyncio.Lock()
 
     async def start(self) -> None:
         self._health = HealthServicer([])
@@ -94,7 +95,8 @@ class FaultyServer(verification_service_pb2_grpc.VerificationServiceServicer, ke
 
     async def _answer(self, batch: Any, context: Context) -> None:
         results = [await self._result(request, context) for request in batch.requests]
-        await context.write(verification_pb2.VerifyStreamResponse(batch_id=batch.batch_id, results=results))
+        async with self._writing:
+            await context.write(verification_pb2.VerifyStreamResponse(batch_id=batch.batch_id, results=results))
 
     async def _result(self, request: Any, context: Context) -> Any:
         return verification_pb2.VerifyResult(response=await self.Verify(request, context))
