@@ -1,10 +1,11 @@
 """Callers that never pause, so that a call that fails while servers come and go is seen."""
 
 import asyncio
+import random
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack, asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager, suppress
 
 from tollkeeper import AsyncClient, TollkeeperError
 
@@ -14,9 +15,16 @@ BETWEEN = 50
 
 
 def free_ports(count: int) -> list[int]:
+    """Ports below those of outgoing connections: none of these takes one while its server is down."""
     with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [each.getsockname()[1] for each in sockets]
+        free: list[int] = []
+        for port in random.sample(range(20_000, 32_000), 1_000):
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                free.append(port)
+            if len(free) == count:
+                return free
+    raise AssertionError("no port is free")
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
