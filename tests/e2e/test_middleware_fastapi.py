@@ -1,7 +1,7 @@
 """The FastAPI dependency in a real application, with a real Tollkeeper."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx
 import pytest
@@ -131,7 +131,23 @@ async def test_a_real_server_with_websockets_and_a_client_of_the_applications_ow
         with pytest.raises(InvalidStatus) as refused:
             async with connect(f"ws://{place}/feed", additional_headers=bearer(keys.revoked), proxy=None):
                 pass
-    assert refused.value.response.status_code in (401, 403)
+    assert refused.value.response.status_code == 401
+    assert b"KEY_REVOKED" in (refused.value.response.body or b"")
+
+
+async def test_where_a_server_cannot_answer_a_websocket_it_is_closed(client: AsyncClient, keys: Keys) -> None:
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return {"type": "websocket.connect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"authorization", f"Bearer {keys.revoked}".encode())]
+    scope = {"type": "websocket", "path": "/feed", "headers": headers, "client": ("192.0.2.1", 1), "query_string": b""}
+    await application(ApiKeys(client))(scope, receive, send)
+    assert [(message["type"], message["code"]) for message in sent] == [("websocket.close", 1008)]
 
 
 async def test_the_description_says_how_to_show_the_api_key(client: AsyncClient) -> None:

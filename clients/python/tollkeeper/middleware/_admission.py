@@ -9,7 +9,7 @@ from datetime import timedelta
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tollkeeper._async.client import AsyncClient
-from tollkeeper._decisions import Decision, DecisionCode
+from tollkeeper._decisions import Decision, DecisionCode, Settlement
 from tollkeeper._errors import CallError
 from tollkeeper._limits import LimitState
 
@@ -22,7 +22,8 @@ AUTHORIZATION = "authorization"
 _BEARER = "bearer "
 
 _log = logging.getLogger("tollkeeper.middleware")
-_current: ContextVar[Decision] = ContextVar("tollkeeper_decision")
+_current: ContextVar[tuple[Decision, AsyncClient]] = ContextVar("tollkeeper_decision")
+"""By which the request under way was let in, and who decided it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,7 @@ class Needs:
     charges: Mapping[str, int] | None = field(default=None, hash=False)
     """Amount by unit; None charges one of ``requests``, an empty mapping nothing."""
     reserve: bool = False
-    """Holds the charge until the handler calls ``client.settle`` with the decision's ``reservation_id``."""
+    """Holds the charge until the handler calls :func:`settle`."""
 
 
 class Refusal(enum.Enum):
@@ -136,7 +137,7 @@ async def admit(client: AsyncClient, api_key: str, needs: Needs, *, client_ip: s
             retry_after=decision.retry_after,
             limits=decision.limits,
         )
-    _current.set(decision)
+    _current.set((decision, client))
     return decision
 
 
@@ -145,7 +146,19 @@ def current_decision() -> Decision:
 
     Raises LookupError outside of such a request, and where no API key was needed.
     """
-    return _current.get()
+    return _current.get()[0]
+
+
+async def settle(charges: Mapping[str, int]) -> Settlement:
+    """Replaces what was held for the request under way, which ``reserve`` asked for, by what was really used.
+
+    Raises LookupError if there is no such request, ValueError if nothing was held for it, and what
+    ``AsyncClient.settle`` raises.
+    """
+    decision, client = _current.get()
+    if not decision.reservation_id:
+        raise ValueError("nothing is held for this request: it needs reserve=True")
+    return await client.settle(decision.reservation_id, charges)
 
 
 def shown_api_key(values: Sequence[str], *, header: str) -> str:

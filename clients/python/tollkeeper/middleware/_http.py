@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from tollkeeper._decisions import DecisionCode
 from tollkeeper._limits import LimitScope, LimitState
@@ -21,6 +22,11 @@ STATUSES = {
 
 _POLICY_VIOLATION = 1008
 _TRY_AGAIN_LATER = 1013
+
+
+def takes_status(scope: Mapping[str, Any]) -> bool:
+    """Whether a refusal can be answered; a WebSocket can only be closed, where the server knows no better."""
+    return scope["type"] == "http" or "websocket.http.response" in scope.get("extensions", {})
 
 
 def close_code(refused: Refused) -> int:

@@ -97,16 +97,16 @@ class TollkeeperMiddleware:
         )
 
     async def _refuse(self, refused: Refused, scope: Scope, receive: Receive, send: Send) -> None:
-        headers = _http.refusal_headers(refused, api_key_header=self._header, rates=self._rate_headers)
-        response = "http.response"
-        if scope["type"] == "websocket":
+        socket = scope["type"] == "websocket"
+        if socket:
             await receive()  # its connect
-            if "websocket.http.response" not in scope.get("extensions", {}):
-                await send({"type": "websocket.close", "code": _http.close_code(refused), "reason": refused.code})
-                return
-            response = "websocket.http.response"
+        if not _http.takes_status(scope):
+            await send({"type": "websocket.close", "code": _http.close_code(refused), "reason": refused.code})
+            return
         content = _http.body(refused)
+        headers = _http.refusal_headers(refused, api_key_header=self._header, rates=self._rate_headers)
         headers |= {"content-type": "application/json", "content-length": str(len(content))}
+        response = "websocket.http.response" if socket else "http.response"
         status = _http.STATUSES[refused.refusal]
         await send({"type": f"{response}.start", "status": status, "headers": _encoded(headers)})
         await send({"type": f"{response}.body", "body": content})

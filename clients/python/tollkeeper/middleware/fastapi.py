@@ -111,7 +111,7 @@ class NeededApiKey(SecurityBase):
         return decision
 
     def _refusal(self, refused: Refused, connection: HTTPConnection) -> Exception:
-        if connection.scope["type"] == "websocket":
+        if not _http.takes_status(connection.scope):
             return WebSocketException(_http.close_code(refused), reason=refused.code)
         headers = _http.refusal_headers(refused, api_key_header=self._keys.header, rates=self._keys.rate_headers)
         return HTTPException(_http.STATUSES[refused.refusal], detail=_http.error(refused), headers=headers)
