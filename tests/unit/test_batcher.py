@@ -4,7 +4,7 @@ from collections.abc import Sequence
 import pytest
 
 from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
-from tollkeeper_server.storage.batcher import Batcher
+from tollkeeper_server.storage.batcher import LINGER_FROM, Batcher
 
 
 class Store:
@@ -94,9 +94,58 @@ async def test_closing_finishes_what_was_submitted_and_takes_nothing_more(store:
     assert [task.result() for task in tasks] == [2, 4]
 
 
-async def test_a_thousand_callers_in_waves_all_get_their_own_answer(store: Store) -> None:
+async def test_after_a_large_flush_the_next_waits_until_as_many_have_come(store: Store) -> None:
     store.open.set()
-    batcher = Batcher(store.flush, batch_max=7, flushes_max=2)
+    batcher = Batcher(store.flush, batch_max=100, linger_seconds=600)
+    first = range(LINGER_FROM)
+    await asyncio.gather(*await submitted(batcher, *first))
+    tasks = await submitted(batcher, *first[:-1])
+    await asyncio.sleep(0.01)
+    assert store.batches == [list(first)]  # one is still to come
+    tasks += await submitted(batcher, 99)
+    await asyncio.wait_for(asyncio.gather(*tasks), 5)
+    assert store.batches == [list(first), [*first[:-1], 99]]
+    await batcher.close()
+
+
+async def test_who_waits_for_company_that_does_not_come_waits_no_longer_than_allowed(store: Store) -> None:
+    store.open.set()
+    batcher = Batcher(store.flush, batch_max=100, linger_seconds=0.01)
+    await asyncio.gather(*await submitted(batcher, *range(LINGER_FROM)))
+    assert await asyncio.wait_for(batcher.submit(7), 5) == 14
+    assert await asyncio.wait_for(batcher.submit(8), 5) == 16
+
+
+async def test_nobody_waits_for_company_after_a_small_flush(store: Store) -> None:
+    store.open.set()
+    batcher = Batcher(store.flush, batch_max=100, linger_seconds=600)
+    for _ in range(3):
+        await asyncio.wait_for(asyncio.gather(*await submitted(batcher, *range(LINGER_FROM - 1))), 5)
+    assert await asyncio.wait_for(batcher.submit(7), 5) == 14
+
+
+async def test_a_caller_that_leaves_while_others_wait_for_company_harms_nobody(store: Store) -> None:
+    store.open.set()
+    batcher = Batcher(store.flush, batch_max=100, linger_seconds=0.01)
+    await asyncio.gather(*await submitted(batcher, *range(LINGER_FROM)))
+    leaves, stays = await submitted(batcher, 1, 2)
+    leaves.cancel()
+    assert await asyncio.wait_for(stays, 5) == 4
+
+
+async def test_closing_waits_for_no_company(store: Store) -> None:
+    store.open.set()
+    batcher = Batcher(store.flush, batch_max=100, linger_seconds=600)
+    await asyncio.gather(*await submitted(batcher, *range(LINGER_FROM)))
+    (task,) = await submitted(batcher, 7)
+    await asyncio.wait_for(batcher.close(), 5)
+    assert task.result() == 14
+
+
+@pytest.mark.parametrize("linger_seconds", [0.0, 0.001])
+async def test_a_thousand_callers_in_waves_all_get_their_own_answer(store: Store, linger_seconds: float) -> None:
+    store.open.set()
+    batcher = Batcher(store.flush, batch_max=7, flushes_max=2, linger_seconds=linger_seconds)
 
     async def caller(number: int) -> None:
         for item in range(number, number + 10_000, 1_000):

@@ -18,6 +18,7 @@ TIMEOUT_SECONDS = 0.1
 PROBE_INTERVAL_SECONDS = 0.2
 PROBE_TIMEOUT_SECONDS = 0.5
 BATCH_MAX = 128
+LINGER_SECONDS = 0.001
 
 _PROBE_DEMAND = RateDemand(amount=1, window_us=1_000_000, units=1, shadow=True)
 
@@ -66,7 +67,9 @@ class Counters:
         self._spends = spends
         self._restore = restore
         self._timeout_seconds = timeout_seconds
-        self._batcher: Batcher[_Asked, ChargeAnswer | Unavailable] = Batcher(self._flush, batch_max=BATCH_MAX)
+        self._batcher: Batcher[_Asked, ChargeAnswer | Unavailable] = Batcher(
+            self._flush, batch_max=BATCH_MAX, linger_seconds=LINGER_SECONDS
+        )
         self._breaker = Breaker(self._probe, interval_seconds=PROBE_INTERVAL_SECONDS)
         self._suspect = ""
         """Where Redis failed: in a cluster, that tells the node to probe."""

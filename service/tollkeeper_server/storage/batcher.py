@@ -4,9 +4,13 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Generic, TypeVar
 
 from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
+
+LINGER_FROM = 4
+"""Flushes of fewer items than this are not worth to be waited for."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -15,10 +19,14 @@ Answer = TypeVar("Answer")
 class Batcher(Generic[Item, Answer]):
     """Gathers items while a flush is under way, and flushes them together as soon as it ends.
 
-    An idle batcher flushes at once, so nothing ever waits for company. What is gathered starts its flush after it was
-    submitted: an answer never comes from a read that was already under way. ``flush`` gets 1 to ``batch_max`` items
+    An idle batcher flushes at once, so a lone item never waits for company. What is gathered starts its flush after it
+    was submitted: an answer never comes from a read that was already under way. ``flush`` gets 1 to ``batch_max`` items
     and returns as many answers in order; if it raises, the items of that batch get the fault and no others. A caller
     that is cancelled or out of time leaves without harm to the rest.
+
+    Under load it may pay to *linger*. Callers that were answered together come back together: after a flush of
+    ``LINGER_FROM`` items or more the next one waits until as many have come, for at most ``linger_seconds``. So there
+    are fewer and larger flushes, and all that follows from an answer is done for many at once as well.
     """
 
     def __init__(
@@ -28,6 +36,7 @@ class Batcher(Generic[Item, Answer]):
         batch_max: int,
         pending_max: int = 10_000,
         flushes_max: int = 1,
+        linger_seconds: float = 0.0,
     ) -> None:
         self._flush = flush
         self._batch_max = batch_max
@@ -35,6 +44,10 @@ class Batcher(Generic[Item, Answer]):
         self._flushes_max = flushes_max
         self._pending: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._flushes: set[asyncio.Task[None]] = set()
+        self._linger_seconds = linger_seconds
+        self._awaited = 0
+        """How many items the next flush waits for."""
+        self._lingering: asyncio.TimerHandle | None = None
         self._closed = False
 
     async def submit(self, item: Item) -> Answer:
@@ -51,27 +64,44 @@ class Batcher(Generic[Item, Answer]):
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Answer] = loop.create_future()
         self._pending.append((item, answer))
-        if len(self._pending) == 1:
+        if len(self._pending) in (1, self._awaited):
             loop.call_soon(self._start_flushes)  # what is submitted in the same turn of the loop comes along
         return await answer
 
     async def close(self) -> None:
         """Take nothing more, and finish what was submitted."""
         self._closed = True
+        self._end_linger()
         while self._flushes or self._pending:
             self._start_flushes()
             await asyncio.wait(self._flushes)
 
     def _start_flushes(self) -> None:
+        if self._lingering is not None:
+            if len(self._pending) < self._awaited:
+                return
+            self._end_linger()
         while self._pending and len(self._flushes) < self._flushes_max:
             batch = [self._pending.popleft() for _ in range(min(self._batch_max, len(self._pending)))]
             task = asyncio.create_task(self._run(batch))
             self._flushes.add(task)
-            task.add_done_callback(self._ended)
+            task.add_done_callback(partial(self._ended, len(batch)))
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
+    def _ended(self, size: int, task: asyncio.Task[None]) -> None:
         self._flushes.discard(task)
+        if self._linger_seconds and size >= LINGER_FROM and self._lingering is None and not self._closed:
+            self._awaited = min(size, self._batch_max)
+            self._lingering = asyncio.get_running_loop().call_later(self._linger_seconds, self._stop_lingering)
         self._start_flushes()
+
+    def _stop_lingering(self) -> None:
+        self._end_linger()
+        self._start_flushes()
+
+    def _end_linger(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering, self._awaited = None, 0
 
     async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
         waiting = [(item, answer) for item, answer in batch if not answer.done()]
