@@ -3,8 +3,8 @@
 A server that is about to stop says NOT_SERVING first. The channel watches the health of every server and stops
 choosing that one, so that a rolling restart fails no call.
 
-Repeated by the channel: every call but streams. Verifications and mutations carry a request id (or, to settle, a
-reservation), and so charge and take effect once.
+Repeated by the channel: every call but streams, which ``_verify_stream`` and ``_watching`` open anew. Verifications and
+mutations carry a request id (or, to settle, a reservation), and so charge and take effect once.
 """
 
 import json
