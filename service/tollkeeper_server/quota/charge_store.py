@@ -5,6 +5,7 @@ import enum
 import struct
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from importlib import resources
 from typing import NamedTuple
 
@@ -243,12 +244,7 @@ def _parts(charge: Charge, epoch: str) -> Iterator[tuple[str, bytes]]:
         return struct.pack("<cBB", kind, _MORE if left else _LAST, charge.consume)
 
     for scope in charge.scopes:
-        argument = bytearray(header(b"R"))
-        argument.append(len(scope.limits))
-        for limit, demand in zip(scope.limits, scope.demands, strict=True):
-            name = limit.encode()
-            argument += struct.pack(f"<B{len(name)}sdddB", len(name), name, *demand)
-        yield scope.name, bytes(argument)
+        yield scope.name, header(b"R") + _rates_argument(scope.limits, scope.demands)
     for pool in charge.pools:
         yield pool.name, header(b"P") + struct.pack("<ddBdd", pool.amount, pool.units, pool.shadow, *pool.window)
     if charge.times_max > 1:
@@ -257,6 +253,15 @@ def _parts(charge: Charge, epoch: str) -> Iterator[tuple[str, bytes]]:
         yield charge.record, header(b"O") + struct.pack("<d", RECORD_MS)
     if charge.counted:
         yield charge.counted.hash_name(epoch), header(b"U") + _usage_argument(charge.counted)
+
+
+@lru_cache(maxsize=4096)
+def _rates_argument(limits: Sequence[str], demands: Sequence[RateDemand]) -> bytes:
+    """Most requests ask the same of the same limits."""
+    argument = bytearray([len(limits)])
+    for limit, demand in zip(limits, demands, strict=True):
+        argument += _text(limit) + struct.pack("<dddB", *demand)
+    return bytes(argument)
 
 
 def _usage_argument(counted: Counted) -> bytes:

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
@@ -23,6 +23,7 @@ CONTENTION_SECONDS = 1.0
 """How long a charge tries to get what others take away before it."""
 
 EPOCHS_MAX = 3
+DEMANDS_MAX = 1024
 
 UNLIMITED_USABLE_FOR = timedelta(seconds=60)
 """How long an answer that no limit counts may be kept."""
@@ -51,6 +52,7 @@ class Charger:
         self._direct = direct
         self._reservations = reservations
         self._epochs = epochs
+        self._made: dict[Hashable, Demands] = {}
 
     async def charge(
         self,
@@ -76,7 +78,7 @@ class Charger:
         """
         if not reserve and not (key is not None and key.limits) and not (owner is not None and owner.limits):
             return _KEPT_UNLIMITED if keep else _NOTHING
-        demands = Demands(key, owner, charges=charges, counts=counts, keep=keep if consume else 0)
+        demands = self._demands(key, owner, charges=charges, counts=counts, keep=keep if consume else 0)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
         outcome = await self._charge(demands, consume=consume, record=record)
         if not consume or key is None or outcome.code is not DecisionCode.ALLOWED:
@@ -91,6 +93,19 @@ class Charger:
             request_id=request_id,
         )
         return replace(outcome, reservation_id=reservation_id)
+
+    def _demands(
+        self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], counts: Mapping[str, int], keep: int
+    ) -> Demands:
+        """Made once for records as they are held in memory, for most requests charge the same."""
+        place = id(key), id(owner), keep, *charges.items(), None, *counts.items()
+        made = self._made.get(place)
+        if made is not None and made.key is key and made.owner is owner:
+            return made
+        if len(self._made) >= DEMANDS_MAX:
+            del self._made[next(iter(self._made))]
+        made = self._made[place] = Demands(key, owner, charges=dict(charges), counts=counts, keep=keep)
+        return made
 
     async def _charge(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
         if not demands.limits:

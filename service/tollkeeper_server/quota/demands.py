@@ -64,7 +64,7 @@ class Holder(NamedTuple):
 
 
 class Demands:
-    """What a request charges to the limits of a key, of its owner, or of an owner alone.
+    """What a request charges to the limits of a key, of its owner, or of an owner alone. It changes no more.
 
     ``keep`` is to how many verifications the answer is to be given, at most. ``counts`` are added to the usage of the
     key with the charge.
@@ -79,6 +79,8 @@ class Demands:
         counts: Mapping[str, int],
         keep: int = 0,
     ) -> None:
+        self.key = key
+        self.owner = owner
         self._charges = charges
         self._key_id = key.key_id if key is not None else ""
         self._counts = tuple((name, amount) for name, amount in counts.items() if amount)
@@ -86,6 +88,7 @@ class Demands:
         self._home = _home(key, owner)
         self._holders = tuple(_holders(key, owner))
         self._limits = [(limit, holder.scope) for holder in self._holders for limit in holder.limits]
+        self._rates = tuple(self._rate_scopes())
 
     @property
     def limits(self) -> Sequence[tuple[Limit, LimitScope]]:
@@ -105,12 +108,12 @@ class Demands:
     def charge(self, *, now_us: int, consume: bool, record: str = "") -> Charge:
         """The charge to make at ``now_us``; once only, if it is given the name of a ``record``."""
         kept = f"tk:{{{self._home}}}:once:{record}" if record else ""
-        rates, pools = tuple(self._rates()), tuple(self._pools(now_us))
+        pools = tuple(self._pools(now_us))
         counted = None
         if consume and self._key_id and self._counts:
             counted = Counted(self._home, self._key_id, now_us // MINUTE_US, self._counts)
         lead_us = self._lead_us() if self._times_max > 1 else 0
-        return Charge(rates, consume, pools, kept, self._times_max, lead_us, counted)
+        return Charge(self._rates, consume, pools, kept, self._times_max, lead_us, counted)
 
     def outcome(
         self,
@@ -151,7 +154,7 @@ class Demands:
         windows = [limit.window_seconds for limit, _ in self._limits if limit.kind is LimitKind.RATE]
         return min([LEAD_MAX_US, *(seconds * 1_000_000 // GRANULES for seconds in windows if seconds)])
 
-    def _rates(self) -> Iterator[RateScope]:
+    def _rate_scopes(self) -> Iterator[RateScope]:
         for holder in self._holders:
             limits = [limit for limit in holder.limits if limit.kind is LimitKind.RATE]
             if limits:
@@ -207,31 +210,33 @@ def _denial(states: Sequence[LimitState]) -> DecisionCode:
 
 
 def _rate_state(limit: Limit, scope: LimitScope, standing: RateStanding) -> LimitState:
-    reset_at = None if standing.reset_at_us is None else moment(standing.reset_at_us)
-    return _state(limit, scope, amount=standing.amount, used=standing.used, reset_at=reset_at, full=standing.exceeded)
-
-
-def pool_state(limit: Limit, scope: LimitScope, window: Window, *, used: int, exceeded: bool = False) -> LimitState:
-    """Where a QUOTA or SPEND limit stands."""
-    reset_at = moment(window.ends_us) if used else None
-    return _state(limit, scope, amount=limit.amount, used=used, reset_at=reset_at, full=exceeded)
-
-
-def _level_state(limit: Limit, scope: LimitScope, demand: PoolDemand, standing: PoolStanding) -> LimitState:
-    return pool_state(limit, scope, demand.window, used=standing.used, exceeded=standing.exceeded)
-
-
-def _state(
-    limit: Limit, scope: LimitScope, *, amount: int, used: int, reset_at: datetime | None, full: bool
-) -> LimitState:
     return LimitState(
         name=limit.name,
         kind=limit.kind,
         unit=limit.unit,
-        limit=amount,
-        used=used,
-        reset_at=reset_at,
-        exceeded=full,
+        limit=standing.amount,
+        used=standing.used,
+        reset_at=None if standing.reset_at_us is None else moment(standing.reset_at_us),
+        exceeded=standing.exceeded,
         shadow=limit.shadow,
         scope=scope,
     )
+
+
+def pool_state(limit: Limit, scope: LimitScope, window: Window, *, used: int, exceeded: bool = False) -> LimitState:
+    """Where a QUOTA or SPEND limit stands."""
+    return LimitState(
+        name=limit.name,
+        kind=limit.kind,
+        unit=limit.unit,
+        limit=limit.amount,
+        used=used,
+        reset_at=moment(window.ends_us) if used else None,
+        exceeded=exceeded,
+        shadow=limit.shadow,
+        scope=scope,
+    )
+
+
+def _level_state(limit: Limit, scope: LimitScope, demand: PoolDemand, standing: PoolStanding) -> LimitState:
+    return pool_state(limit, scope, demand.window, used=standing.used, exceeded=standing.exceeded)
