@@ -11,6 +11,7 @@ import structlog
 from prometheus_client import REGISTRY
 
 from tollkeeper_server.api.access_log import AccessLog
+from tollkeeper_server.api.admission import Admission
 from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.metrics import CallMetrics
@@ -180,7 +181,13 @@ async def serving(
     """
     log = structlog.get_logger()
     access_log = AccessLog(log)
-    gate = Gate(authenticator=parts.authenticator, metrics=CallMetrics(REGISTRY), access_log=access_log, log=log)
+    gate = Gate(
+        authenticator=parts.authenticator,
+        metrics=CallMetrics(REGISTRY),
+        access_log=access_log,
+        log=log,
+        admission=Admission(settings.calls_max),
+    )
     tls = CertificateFiles.of(settings)
     with metrics_endpoint(settings) as metrics_address:
         server = _server(shares_port=shares_port)

@@ -187,6 +187,9 @@ class Settings(BaseSettings):
     """Where tokens have the roles of their user: a list, or words in one text."""
     metrics_listen: ListenAddress = Address("127.0.0.1", 9464)
     """Where Prometheus metrics are served, at /metrics. If the default is taken, a free port is."""
+    calls_max: Annotated[int, Field(ge=10, le=100_000)] = 2_000
+    """Most calls under way at once, in each worker; streams have bounds of their own. Beyond half of it management is
+    refused as RESOURCE_EXHAUSTED, beyond three quarters quota checks, beyond all verifications and what ends keys."""
     log_format: Literal["auto", "json", "pretty"] = "auto"
     """``auto`` is pretty on a terminal, JSON elsewhere."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"

@@ -1,6 +1,6 @@
 """What every RPC goes through, health alone excepted.
 
-    request id ─ deadline ─ who calls ─ may it ─ is the message readable ─ handler ─ deadline again
+    request id ─ deadline ─ is there room ─ who calls ─ may it ─ is the message readable ─ handler ─ deadline again
 
 Whatever comes of it is mapped to one status, counted, and told in one line of the access log.
 """
@@ -20,6 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from structlog.typing import FilteringBoundLogger
 
 from tollkeeper_server.api.access_log import AccessLog
+from tollkeeper_server.api.admission import Admission, overloaded
 from tollkeeper_server.api.errors import Context, DeadlineExceeded, Internal, abort, status_code
 from tollkeeper_server.api.metadata import Metadata, bearer_token, call_id, peer_address
 from tollkeeper_server.api.metrics import CallMetrics
@@ -150,6 +151,7 @@ class Gate:
     """Where failures are told that nobody foresaw."""
     call_seconds_max: float = CALL_SECONDS_MAX
     """A unary call ends after so long, or at the caller's deadline if that is sooner or hardly later."""
+    admission: Admission = field(default_factory=Admission)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """To be set when the server is about to go."""
 
@@ -173,12 +175,15 @@ class _Route:
         self._message = method.input_type.full_name
         self._message_names_calls = "request_id" in method.input_type.fields_by_name
         self._metrics = gate.metrics.of(method.name)
+        self._admission = gate.admission
+        self._room = gate.admission.room_for(method.name)
         self._permission: CallerPermission | None = getattr(answer, _PERMISSION)
         self._open_to_users: bool = getattr(answer, _OPEN_TO_USERS)
         self._answer = answer
 
     async def unary(self, request: Any, context: Context) -> Message:
         call = self._begin(context)
+        self._admission.under_way += 1
         try:
             remaining = context.time_remaining()
             if remaining is None or remaining > self._gate.call_seconds_max + DEADLINE_SLACK_SECONDS:
@@ -188,6 +193,7 @@ class _Route:
         except (asyncio.CancelledError, Exception) as error:
             await self._fail(call, context, error)
         finally:
+            self._admission.under_way -= 1
             self._end(call)
 
     async def stream(self, requests: AsyncIterable[Any], context: Context) -> None:
@@ -205,6 +211,8 @@ class _Route:
         call.request_id = call_id(received, named=named)
         if is_late:
             raise DeadlineExceeded
+        if self._admission.under_way > self._room:
+            raise overloaded()
         await self._admit(call, received)
         response: Message = await self._answer(self._readable(request), call)
         if _is_expired(context):  # so that no late answer passes for a timely one
