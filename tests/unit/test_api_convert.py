@@ -19,6 +19,7 @@ from tollkeeper_server.api.answers import Answers
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason
 from tollkeeper_server.core.key import Key, KeyState, RevokeReason
 from tollkeeper_server.core.limits import CalendarWindow, Limit, LimitKind, LimitScope, LimitState
+from tollkeeper_server.core.policy import Use
 from tollkeeper_server.keys.commands import Propagation
 
 NOW = datetime(2026, 11, 20, 12, 0, 0, 123456, tzinfo=UTC)
@@ -217,7 +218,7 @@ def test_what_is_absent_stays_absent() -> None:
 
 def test_charges_that_are_absent_mean_one_request() -> None:
     request = verification_service_pb2.VerifyRequest(api_key="k")
-    verification = convert_verification.verification_from(request, tenant_id=None, request_id="r")
+    verification = convert_verification.verification_from(request, use=Use(), tenant_id=None, request_id="r")
     assert verification.charges == {"requests": 1}
     assert verification.consume
 

@@ -6,7 +6,6 @@ from tollkeeper.v1 import key_pb2, verification_service_pb2
 from tollkeeper_server.api.convert import duration_from, enum_map
 from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_limits import limit_state_message
-from tollkeeper_server.api.fields import ip_from
 from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.policy import Use
@@ -30,17 +29,13 @@ _CHARGES_DEFAULT = {"requests": 1}
 
 
 def verification_from(
-    request: verification_service_pb2.VerifyRequest, *, tenant_id: str | None, request_id: str
+    request: verification_service_pb2.VerifyRequest, *, use: Use, tenant_id: str | None, request_id: str
 ) -> Verification:
-    """What a valid request asks, about the keys of ``tenant_id`` (None: of any tenant)."""
+    """What a valid request asks, of which ``use`` was read, about the keys of ``tenant_id`` (None: of any tenant)."""
     return Verification(
         api_key=request.api_key,
         tenant_id=tenant_id,
-        use=Use(
-            resource=request.resource,
-            required_permissions=tuple(request.required_permissions),
-            client_ip=ip_from(request.client_ip) if request.client_ip else None,
-        ),
+        use=use,
         charges=charges_from(request.charges),
         consume=not request.dry_run,
         reserve=request.reserve,

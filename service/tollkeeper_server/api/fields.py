@@ -18,6 +18,8 @@ from tollkeeper_server.core.credential import PREFIX_PATTERN
 from tollkeeper_server.core.limits import AMOUNT_MAX
 
 API_KEY_BYTES_MAX = 4096
+API_KEY_CHARACTERS_FIT = API_KEY_BYTES_MAX // 4
+"""So many characters are never too many bytes."""
 RAW_API_KEY_BYTES_MIN = 16
 METADATA_BYTES_MAX = 4096
 UNITS_MAX = 16

@@ -10,20 +10,20 @@ from tollkeeper_server.api.convert_verification import (
     charges_from,
     check_quota_response,
     settle_response,
-    verification_from,
 )
 from tollkeeper_server.api.errors import status_of
 from tollkeeper_server.api.handler import Call, rpc
 from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
-from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE, VERIFY
+from tollkeeper_server.api.questions import Questions, visible_tenant
+from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE
 from tollkeeper_server.api.verify_stream import VerificationStream
 from tollkeeper_server.api.watch import watch
-from tollkeeper_server.core.caller import Caller, CallerPermission
+from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.verify.begun import Begun, Outcome, in_parts, together
-from tollkeeper_server.verify.verifier import Verification, Verifier
+from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
 
@@ -34,6 +34,7 @@ class VerificationServicer:
         self._verifier = verifier
         self._watchers = watchers
         self._metrics = metrics
+        self._questions = Questions()
         self._answers = Answers()
 
     @rpc(CallerPermission.VERIFY)
@@ -41,7 +42,7 @@ class VerificationServicer:
         """One verification."""
         # Never the id that a header gave: one request of a user may cost several verifications, each charged once.
         call.request_id = _id_of(request)
-        decision = await self._verifier.verify(_question(request, call.caller, request_id=call.request_id))
+        decision = await self._verifier.verify(self._questions.read(request, call.caller, request_id=call.request_id))
         call.decision = decision.code
         return self._answer(decision)
 
@@ -73,7 +74,7 @@ class VerificationServicer:
         CHECK_QUOTA.check(request)
         named = request.tenant_id
         report = await self._verifier.check_quota(
-            tenant_id=call.caller.tenant(named) if request.owner_id else _visible_tenant(call.caller, named=named),
+            tenant_id=call.caller.tenant(named) if request.owner_id else visible_tenant(call.caller, named=named),
             key_id=request.key_id,
             api_key=request.api_key,
             owner_id=request.owner_id,
@@ -87,7 +88,7 @@ class VerificationServicer:
         SETTLE.check(request)
         settlement = await self._verifier.settle(
             request.reservation_id,
-            tenant_id=_visible_tenant(call.caller, named=""),
+            tenant_id=visible_tenant(call.caller, named=""),
             charges=dict(request.charges),
             verifications=request.verifications or 1,
         )
@@ -111,7 +112,7 @@ class VerificationServicer:
         begun: list[Begun] = []
         for position, (request, request_id) in enumerate(zip(requests, ids, strict=True)):
             try:
-                question = _question(request, call.caller, request_id=request_id, at=at.format(position))
+                question = self._questions.read(request, call.caller, request_id=request_id, at=at.format(position))
             except TollkeeperError as fault:
                 begun.append(fault)
             else:
@@ -131,16 +132,3 @@ class VerificationServicer:
 def _id_of(request: pb.VerifyRequest) -> str:
     """The id that the request names; a new one if it names none, or one that is refused and must not be shown."""
     return request.request_id if is_request_id(request.request_id) else new_request_id()
-
-
-def _question(request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str = "") -> Verification:
-    VERIFY.check(request, at=at)
-    tenant_id = _visible_tenant(caller, named=request.tenant_id)
-    return verification_from(request, tenant_id=tenant_id, request_id=request_id)
-
-
-def _visible_tenant(caller: Caller, *, named: str) -> str | None:
-    """Whose keys exist for the caller; None means everyone's, which root callers see unless they name a tenant."""
-    if caller.is_root and not named:
-        return None
-    return caller.tenant(named)
