@@ -7,7 +7,7 @@ under test are the real ``Lease`` and ``RecordCache``.
 """
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tollkeeper_server.core.cache import Absence, RecordCache
@@ -98,13 +98,17 @@ class World:
 
     def run(self, steps: int) -> None:
         """``steps`` random events."""
-        events: dict[Callable[[int], None], int] = {
+        events = self.events()
+        for event in self.random.choices(list(events), list(events.values()), k=steps):
+            event(self.random.randrange(len(self.replicas)))
+
+    def events(self) -> dict[Callable[[int], None], int]:
+        """What may happen, and how often against the others."""
+        return {
             self.advance: 2, self.stand_still: 1, self.revoke: 1, self.finish_revoke: 2, self.send_renewal: 3,
             self.grant: 3, self.take_grant: 3, self.acknowledge: 3, self.start_read: 2, self.finish_read: 3,
             self.start_verification: 4, self.answer: 4,
         }  # fmt: skip
-        for event in self.random.choices(list(events), list(events.values()), k=steps):
-            event(self.random.randrange(len(self.replicas)))
 
     def local(self, replica: Replica) -> float:
         """The replica's clock."""
@@ -132,13 +136,13 @@ class World:
     def finish_revoke(self, number: int) -> None:
         """The call returns once every replica acknowledged, or its lease ran out."""
         for revision, key in tuple(self.waiting):
-            confirmed = all(
-                acked >= revision or self.now >= until
-                for acked, until in zip(self.acked, self.lease_until, strict=True)
-            )
-            if confirmed or self.faults.no_wait:
+            if self.faults.no_wait or all(acked >= revision or self.now >= until for acked, until in self.rows()):
                 self.waiting.remove((revision, key))
                 self.returned.add(key)
+
+    def rows(self) -> Iterable[tuple[int, float]]:
+        """What each replica has acknowledged, and until when its lease is, as the store has it."""
+        return zip(self.acked, self.lease_until, strict=True)
 
     def stand_still(self, number: int) -> None:
         """The process is paused, rarely."""
@@ -166,10 +170,18 @@ class World:
         sent_at, news = replica.granted
         replica.granted = replica.renewal = None
         for revision, key in news:
-            replica.cache.change(key, revision=revision)
-            replica.cursor = revision
+            self.apply(number, revision, key)
         replica.lease.renew(sent_at=self.local(replica) if self.faults.grant_time else sent_at, seconds=LEASE_SECONDS)
-        replica.ack = replica.cursor
+        replica.ack = self.confirmed(number)
+
+    def apply(self, number: int, revision: int, key: str) -> None:
+        """The replica applies a change."""
+        self.replicas[number].cache.change(key, revision=revision)
+        self.replicas[number].cursor = revision
+
+    def confirmed(self, number: int) -> int:
+        """What the replica can acknowledge."""
+        return self.replicas[number].cursor
 
     def acknowledge(self, number: int) -> None:
         """The acknowledgement arrives at the store."""
