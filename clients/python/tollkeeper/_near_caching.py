@@ -9,10 +9,12 @@ from collections.abc import Sequence
 
 import grpc
 
-from tollkeeper._channel import aio_channel
+from tollkeeper._channel import own_aio_channel
 from tollkeeper._near_cache import NearCache, SharedNearCache
 from tollkeeper._watching import FAREWELL_SECONDS, Watching
 from tollkeeper.v1.verification_service_pb2_grpc import VerificationServiceStub
+
+Metadata = Sequence[tuple[str, str]]
 
 _all: "weakref.WeakSet[NearCache]" = weakref.WeakSet()
 
@@ -24,13 +26,13 @@ class AsyncNearCaching:
         self,
         address: str,
         credentials: grpc.ChannelCredentials | None,
-        metadata: Sequence[tuple[str, str]],
+        metadata: Metadata,
         *,
         cache: NearCache | None = None,
     ) -> None:
         self.cache = NearCache() if cache is None else cache
         _all.add(self.cache)
-        self._channel = aio_channel(address, credentials)
+        self._channel = own_aio_channel(address, credentials)
         self._watching = Watching(self.cache, VerificationServiceStub(self._channel), metadata)
 
     async def close(self) -> None:
@@ -42,12 +44,10 @@ class AsyncNearCaching:
 class NearCaching:
     """For a synchronous client: an event loop in a thread of its own.
 
-    A forked process has neither; there the cache gives nothing, and every verification goes to a server.
+    A forked process has none; there the cache gives nothing, and every verification goes to a server.
     """
 
-    def __init__(
-        self, address: str, credentials: grpc.ChannelCredentials | None, metadata: Sequence[tuple[str, str]]
-    ) -> None:
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None, metadata: Metadata) -> None:
         self.cache = SharedNearCache()
         self._place = address, credentials, metadata
         self._process = os.getpid()
