@@ -109,7 +109,7 @@ def test_a_client_that_was_killed_delays_a_revocation_by_its_lease_at_most(serve
         assert revoke(manager, created) < LEASE_SECONDS + 0.2
 
 
-def test_a_restarted_server_is_found_again_and_told_what_was_used(data_dir: Path) -> None:
+def test_a_restarted_server_is_found_again_and_watched_as_before(data_dir: Path) -> None:
     with ServerProcess(data_dir) as server:
         with server.client() as manager:
             created = manager.create_key(name="k", tenant_id="acme")

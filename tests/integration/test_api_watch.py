@@ -52,6 +52,7 @@ class Watcher:
         granted = await self.hear()
         assert (granted.renewal, granted.reset) == (1, False)
         assert timedelta() < granted.lease.ToTimedelta() <= timedelta(seconds=2)
+        await self.say(granted.revision)  # a change may have come with it
         return granted.revision
 
 
