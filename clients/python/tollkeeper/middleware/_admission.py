@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from tollkeeper._async.client import AsyncClient
@@ -188,6 +189,7 @@ def client_address(peer: str | None, forwarded: Sequence[str], *, trusted_proxie
     return None if peer is None else _address(peer.strip(" \t"))
 
 
+@lru_cache(maxsize=4096)
 def _address(text: str) -> str | None:
     try:
         address: IPv4Address | IPv6Address = ip_address(text.partition("%")[0])

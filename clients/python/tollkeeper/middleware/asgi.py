@@ -91,7 +91,7 @@ class TollkeeperMiddleware:
             needs,
             client_ip=client_address(
                 peer[0] if peer else None,
-                _values(scope, "x-forwarded-for"),
+                _values(scope, "x-forwarded-for") if self._trusted_proxies else (),
                 trusted_proxies=self._trusted_proxies,
             ),
         )
