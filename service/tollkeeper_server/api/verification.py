@@ -1,6 +1,6 @@
 """VerificationService: the request path."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
 
@@ -17,12 +17,12 @@ from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.questions import Questions, visible_tenant
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE
-from tollkeeper_server.api.verify_stream import VerificationStream
+from tollkeeper_server.api.verify_stream import LateResults, Results, VerificationStream
 from tollkeeper_server.api.watch import watch
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
-from tollkeeper_server.verify.begun import Begun, Outcome, in_parts, together
+from tollkeeper_server.verify.begun import Begun, Outcome, as_they_come, at_once, together
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
@@ -59,7 +59,7 @@ class VerificationServicer:
         self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call
     ) -> AsyncGenerator[pb.VerifyStreamResponse, None]:
         """Batch after batch, each question answered as BatchVerify would."""
-        return VerificationStream(requests, call, decide=partial(self._results_in_parts, call)).responses()
+        return VerificationStream(requests, call, decide=partial(self._decide, call)).responses()
 
     @rpc(CallerPermission.VERIFY)
     def WatchInvalidations(
@@ -94,14 +94,19 @@ class VerificationServicer:
         )
         return settle_response(settlement)
 
-    async def _results_in_parts(
-        self, call: Call, requests: Sequence[pb.VerifyRequest]
-    ) -> AsyncGenerator[dict[int, pb.VerifyResult], None]:
-        """Results by position, as they come."""
+    def _decide(self, call: Call, requests: Sequence[pb.VerifyRequest]) -> tuple[Results, LateResults | None]:
+        """What is known at once, and what comes later, if anything does."""
         ids, begun = self._begin(requests, call)
-        async with aclosing(in_parts(begun)) as parts:
+        known = self._results(at_once(begun), ids)
+        return known, None if len(known) == len(begun) else self._late_results(begun, ids)
+
+    async def _late_results(self, begun: Sequence[Begun], ids: Sequence[str]) -> LateResults:
+        async with aclosing(as_they_come(begun)) as parts:
             async for part in parts:
-                yield {position: self._result(outcome, request_id=ids[position]) for position, outcome in part.items()}
+                yield self._results(part, ids)
+
+    def _results(self, outcomes: Mapping[int, Outcome], ids: Sequence[str]) -> Results:
+        return {position: self._result(outcome, request_id=ids[position]) for position, outcome in outcomes.items()}
 
     def _begin(
         self, requests: Sequence[pb.VerifyRequest], call: Call, *, at: str = ""

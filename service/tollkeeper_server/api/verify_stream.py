@@ -1,6 +1,7 @@
 """VerifyStream: batch after batch of verifications over one call.
 
-    request ─ may the caller still call? ─ is the batch one? ─ a task that decides it ─ response
+    request ─ may the caller still call? ─ is the batch one? ─ what memory knows: a response
+                                                             ╰ what takes a store: a task, and responses
 
 Whatever ends the reading, what was read and admitted before is answered first; only then does the stream end: with OK
 if the client is done, the server is about to go or the stream is old, else with the status of what was wrong. A batch
@@ -22,11 +23,14 @@ STREAM_SECONDS = 60.0
 UNDER_WAY_MAX = 1000
 """A stream with so many verifications unanswered is not read on. One batch more may be on top of them."""
 
-Decide = Callable[[Sequence[pb.VerifyRequest]], AsyncGenerator[dict[int, pb.VerifyResult], None]]
+Results = dict[int, pb.VerifyResult]
+"""By position in their batch."""
+LateResults = AsyncGenerator[Results, None]
+Decide = Callable[[Sequence[pb.VerifyRequest]], tuple[Results, LateResults | None]]
 
 
 class VerificationStream:
-    """One stream. ``decide`` gives the results of a batch by position, part by part."""
+    """One stream. ``decide`` gives the results of a batch that are known at once, and those that come later."""
 
     def __init__(self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call, *, decide: Decide) -> None:
         self._requests = requests
@@ -84,17 +88,25 @@ class VerificationStream:
             await self._call.readmit()
             VERIFY_STREAM.check(batch)
             self._under_way += len(batch.requests)
-            tasks.create_task(self._answer(batch))
+            known, late = self._decide(batch.requests)
+            self._answer(batch, known)
+            if late is not None:
+                tasks.create_task(self._answer_late(batch, late))
             while self._under_way >= UNDER_WAY_MAX:
                 self._has_room.clear()
                 await self._has_room.wait()
 
-    async def _answer(self, batch: pb.VerifyStreamRequest) -> None:
-        async with aclosing(self._decide(batch.requests)) as parts:
-            async for part in parts:
-                positions = part if len(part) < len(batch.requests) else ()
-                response = pb.VerifyStreamResponse(batch_id=batch.batch_id, results=part.values(), positions=positions)
-                self._finished.put_nowait(response)
+    def _answer(self, batch: pb.VerifyStreamRequest, results: Results) -> None:
+        if not results:
+            return
+        positions = results if len(results) < len(batch.requests) else ()
+        response = pb.VerifyStreamResponse(batch_id=batch.batch_id, results=results.values(), positions=positions)
+        self._finished.put_nowait(response)
+
+    async def _answer_late(self, batch: pb.VerifyStreamRequest, late: LateResults) -> None:
+        async with aclosing(late):
+            async for results in late:
+                self._answer(batch, results)
 
     async def _close_at_drain(self, opened: asyncio.Timeout) -> None:
         await self._call.draining.wait()

@@ -20,12 +20,13 @@ async def together(begun: Sequence[Begun]) -> list[Outcome]:
     return [each if isinstance(each, _OUTCOMES) else next(late) for each in begun]
 
 
-async def in_parts(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outcome], None]:
-    """Outcomes by position as they come, those of the same moment together. Close it to end the work."""
-    if at_once := {position: each for position, each in enumerate(begun) if isinstance(each, _OUTCOMES)}:
-        yield at_once
-    if len(at_once) == len(begun):
-        return
+def at_once(begun: Sequence[Begun]) -> dict[int, Outcome]:
+    """The outcomes that are there already, by position."""
+    return {position: each for position, each in enumerate(begun) if isinstance(each, _OUTCOMES)}
+
+
+async def as_they_come(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outcome], None]:
+    """The other outcomes by position, those of the same moment together. Close it to end the work."""
     ended: list[int] = []
     changed = asyncio.Event()
 
@@ -42,8 +43,9 @@ async def in_parts(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outcome],
         while late:
             await changed.wait()
             changed.clear()
-            yield {position: late.pop(position).result() for position in ended}
+            part = {position: late.pop(position).result() for position in ended}
             ended.clear()
+            yield part
     finally:
         for task in late.values():
             task.cancel()
