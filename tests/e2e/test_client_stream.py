@@ -13,9 +13,12 @@ from tests.e2e.server_process import ServerProcess, run
 from tests.e2e.under_load import eventually, free_ports
 from tollkeeper import AsyncClient, DecisionCode, InvalidArgument, Limit, Unauthenticated, _backlog
 
+pytestmark = pytest.mark.timeout(300)
+
 CALLERS = 16
 TURNS = 60
 KILLS = 4
+TRIES = 5
 PER_DAY = Limit.rate("per-day", 10**6, timedelta(days=1))
 TIMEOUT = 60.0
 
@@ -88,8 +91,12 @@ async def test_a_client_that_forgets_the_names_of_what_it_asks_again_is_noticed(
         take_back(self)
 
     monkeypatch.setattr(_backlog.Backlog, "take_back", forget)
-    answered, charged = await charges_of(killed)
-    print(f"\nnames forgotten: {answered} verifications answered, {charged} charged, {KILLS} kills")
+    answered = charged = 0
+    for _ in range(TRIES):  # a kill may come when nothing was charged that was not answered
+        answered, charged = await charges_of(killed)
+        print(f"\nnames forgotten: {answered} verifications answered, {charged} charged, {KILLS} kills")
+        if charged > answered:
+            break
     assert charged > answered
 
 
