@@ -69,6 +69,61 @@ async def valkey_process(directory: Path, options: Sequence[str] = ()) -> AsyncI
         process.kill()
 
 
+class ReplicatedValkey:
+    """A Valkey on a Unix socket in ``directory``, and a replica that takes its place when it fails."""
+
+    def __init__(self, directory: Path, nodes: Sequence[ValkeyProcess], ports: Sequence[str]) -> None:
+        self.url = f"unix://{directory}/current.sock"
+        self._link = directory / "current.sock"
+        self._nodes = list(zip(nodes, ports, strict=True))
+        self._lead()
+
+    async def cut_off(self) -> None:
+        """From now on the replica hears nothing new."""
+        await _run(self._nodes[1][0], "REPLICAOF", "NO", "ONE")
+
+    async def fail_over(self) -> None:
+        """Kill the primary, put the replica in its place as it is, and give that a replica of its own."""
+        (lost, _), (heir, heir_port) = self._nodes
+        lost.kill()
+        await _run(heir, "REPLICAOF", "NO", "ONE")
+        self._nodes.reverse()
+        self._lead()
+        await lost.start()
+        await self.follow(heir_port)
+
+    async def follow(self, port: str) -> None:
+        """Let the replica be one of the primary at ``port``, and wait until it has all that was there."""
+        follower = self._nodes[1][0]
+        await _run(follower, "REPLICAOF", "127.0.0.1", port)
+        async with asyncio.timeout(START_SECONDS), redis.asyncio.from_url(follower.url) as client:
+            while (await client.info("replication"))["master_link_status"] != "up":  # noqa: ASYNC110
+                await asyncio.sleep(0.02)
+
+    def _lead(self) -> None:
+        """Let the socket be that of the primary."""
+        self._link.unlink(missing_ok=True)
+        self._link.symlink_to(self._nodes[0][0].url.removeprefix("unix://"))
+
+
+@contextlib.asynccontextmanager
+async def replicated_valkey(directory: Path) -> AsyncIterator[ReplicatedValkey]:
+    """Run a primary and a replica until the block ends."""
+    async with contextlib.AsyncExitStack() as stack:
+        nodes, ports = [], [_free_port(), _free_port()]
+        for port in ports:
+            place = directory / port
+            place.mkdir()
+            nodes.append(
+                await stack.enter_async_context(
+                    valkey_process(place, ("--bind", "127.0.0.1", "--port", port, "--repl-diskless-sync-delay", "0"))
+                )
+            )
+        pair = ReplicatedValkey(directory, nodes, ports)
+        await pair.follow(ports[0])
+        yield pair
+
+
 @contextlib.asynccontextmanager
 async def valkey_cluster(directory: Path) -> AsyncIterator[str]:
     """Run a cluster of one node, which refuses keys of several slots in one script like any other; gives its URL."""

@@ -28,8 +28,9 @@ if _version_not_supported:
 class UsageServiceStub(object):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
 
-    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
-    server that is stopped loses nothing.
+    Verifications are told within seconds. What keys with limits were charged is told exactly, whatever is killed. Denials
+    and what keys without limits did are counted by servers: one that is killed loses its last second or two of them, one
+    that is stopped loses nothing.
     """
 
     def __init__(self, channel):
@@ -53,8 +54,9 @@ class UsageServiceStub(object):
 class UsageServiceServicer(object):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
 
-    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
-    server that is stopped loses nothing.
+    Verifications are told within seconds. What keys with limits were charged is told exactly, whatever is killed. Denials
+    and what keys without limits did are counted by servers: one that is killed loses its last second or two of them, one
+    that is stopped loses nothing.
     """
 
     def GetUsage(self, request, context):
@@ -95,8 +97,9 @@ def add_UsageServiceServicer_to_server(servicer, server):
 class UsageService(object):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
 
-    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
-    server that is stopped loses nothing.
+    Verifications are told within seconds. What keys with limits were charged is told exactly, whatever is killed. Denials
+    and what keys without limits did are counted by servers: one that is killed loses its last second or two of them, one
+    that is stopped loses nothing.
     """
 
     @staticmethod

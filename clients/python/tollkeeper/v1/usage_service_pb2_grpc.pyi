@@ -29,8 +29,9 @@ GRPC_VERSION: str
 class UsageServiceStub:
     """Reads usage. Needs the permission "tollkeeper:usage.read".
 
-    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
-    server that is stopped loses nothing.
+    Verifications are told within seconds. What keys with limits were charged is told exactly, whatever is killed. Denials
+    and what keys without limits did are counted by servers: one that is killed loses its last second or two of them, one
+    that is stopped loses nothing.
     """
 
     @_typing.overload
@@ -46,8 +47,9 @@ class UsageServiceStub:
 class UsageServiceAsyncStub(UsageServiceStub):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
 
-    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
-    server that is stopped loses nothing.
+    Verifications are told within seconds. What keys with limits were charged is told exactly, whatever is killed. Denials
+    and what keys without limits did are counted by servers: one that is killed loses its last second or two of them, one
+    that is stopped loses nothing.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -59,8 +61,9 @@ class UsageServiceAsyncStub(UsageServiceStub):
 class UsageServiceServicer(metaclass=_abc_1.ABCMeta):
     """Reads usage. Needs the permission "tollkeeper:usage.read".
 
-    Verifications are told within seconds. What a server has counted in its last seconds is lost if it is killed; a
-    server that is stopped loses nothing.
+    Verifications are told within seconds. What keys with limits were charged is told exactly, whatever is killed. Denials
+    and what keys without limits did are counted by servers: one that is killed loses its last second or two of them, one
+    that is stopped loses nothing.
     """
 
     @_abc_1.abstractmethod
