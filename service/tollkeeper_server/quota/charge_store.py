@@ -28,6 +28,9 @@ _COUNTED = b"\xc3"
 EPOCH_TIMEOUT_SECONDS = 0.5
 REMEMBER_TIMEOUT_SECONDS = 2.0
 
+USAGES_MAX = 4096
+"""Of how many different charges it is remembered how what they add to usage is packed."""
+
 _MORE, _LAST = 1, 0
 
 
@@ -252,7 +255,10 @@ def _parts(charge: Charge, epoch: str) -> Iterator[tuple[str, bytes]]:
     if charge.record:
         yield charge.record, header(b"O") + struct.pack("<d", RECORD_MS)
     if charge.counted:
-        yield charge.counted.hash_name(epoch), header(b"U") + _usage_argument(charge.counted)
+        yield (
+            charge.counted.hash_name(epoch),
+            header(b"U") + _usage_argument(charge.counted.key_id, charge.counted.counts),
+        )
 
 
 @lru_cache(maxsize=4096)
@@ -264,10 +270,11 @@ def _rates_argument(limits: Sequence[str], demands: Sequence[RateDemand]) -> byt
     return bytes(argument)
 
 
-def _usage_argument(counted: Counted) -> bytes:
-    argument = bytearray(_text(counted.key_id))
-    argument.append(len(counted.counts))
-    for name, amount in counted.counts:
+@lru_cache(maxsize=USAGES_MAX)
+def _usage_argument(key_id: str, counts: tuple[tuple[str, int], ...]) -> bytes:
+    argument = bytearray(_text(key_id))
+    argument.append(len(counts))
+    for name, amount in counts:
         argument += _text(name) + struct.pack("<d", amount)
     return bytes(argument)
 
