@@ -31,6 +31,7 @@ bench: env envoy  ## Measure what a call costs the server, and a request Envoy; 
 	$(BIN)/python -m tests.benchmarks $(ARGS)
 	$(BIN)/python -m tests.benchmarks.envoy $(ARGS)
 	$(BIN)/python -m tests.benchmarks.keys $(ARGS)
+	$(BIN)/python -m tests.benchmarks.near_cache $(ARGS)
 	$(BIN)/python -m tests.benchmarks.memory
 
 protos: env  ## Make the generated code anew; ARGS=--breaking accepts changes that break callers
