@@ -62,7 +62,6 @@ async def test_a_block_that_cannot_be_had_is_asked_for_as_one_under_the_same_req
     assert keeps == [KEEP_GROWTH * 4, 0, 1, 1], "and then for none for a while"
     assert client.asked[3].request_id == client.asked[4].request_id
     clock.now += NO_BLOCKS_SECONDS
-    await ask(client, clock, 3)
     client.fault = None
     assert max(await ask(client, clock, 5)) > 1
 
