@@ -4,8 +4,8 @@
 
 Runs a server of its own on embedded stores. Bursts take turns, so that a machine whose speed drifts slows all alike;
 a ratio is the median over pairs that ran side by side. "CPU us" counts the server process alone; what Valkey and
-Postgres spend on the same calls stands beside it. "AsyncClient" asks over one stream, in batches that form by
-themselves.
+Postgres spend on the same calls stands beside it. "Kept and settled" is two calls for so many verifications of a key
+that limits count, all in one figure. "AsyncClient" asks over one stream, in batches that form by themselves.
 """
 
 import argparse
@@ -30,6 +30,8 @@ from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1 import verification_service_pb2_grpc as pb_grpc
 
 CALLERS = (1, 32)
+BLOCK = 50
+"""To how many verifications an answer is given that is kept."""
 START_SECONDS = 60
 LIMITS = [
     Limit.rate("per-second", 10**9, timedelta(seconds=1)),
@@ -92,6 +94,20 @@ def caller(address: str, token: str, request: pb.VerifyRequest) -> Callable[[], 
     return lambda: stub.Verify(request, metadata=metadata, timeout=10)
 
 
+def keeper(address: str, token: str, api_key: str) -> Callable[[], Awaitable[object]]:
+    """Keeps an answer for BLOCK verifications, and settles them all."""
+    stub = pb_grpc.VerificationServiceStub(grpc.aio.insecure_channel(address))
+    metadata = (("authorization", f"Bearer {token}"),)
+
+    async def keep() -> None:
+        request = pb.VerifyRequest(api_key=api_key, keep=BLOCK)
+        answer = await stub.Verify(request, metadata=metadata, timeout=10)
+        used = pb.SettleRequest(reservation_id=answer.reservation_id, verifications=BLOCK, charges={"requests": BLOCK})
+        await stub.Settle(used, metadata=metadata, timeout=10)
+
+    return keep
+
+
 async def measure(*, calls: int, rounds: int) -> None:
     """Run everything and print the tables."""
     with tempfile.TemporaryDirectory(prefix="tollkeeper-bench-") as directory, server(Path(directory)) as process:
@@ -99,11 +115,16 @@ async def measure(*, calls: int, rounds: int) -> None:
         async with AsyncClient(address, token=token) as client:
             plain = await client.create_key(name="no limits", tenant_id="bench", permissions=["read"])
             limited = await client.create_key(name="four limits", tenant_id="bench", limits=LIMITS)
+            budgeted = await client.create_key(
+                name="a quota", tenant_id="bench", limits=[Limit.quota("per-day", 10**9, timedelta(days=1))]
+            )
             ways: dict[str, Callable[[], Awaitable[object]]] = {
                 "Verify, no limits": caller(
                     address, token, pb.VerifyRequest(api_key=plain.api_key, required_permissions=["read"])
                 ),
                 "Verify, four exact rate limits": caller(address, token, pb.VerifyRequest(api_key=limited.api_key)),
+                f"{BLOCK} kept and settled, four limits": keeper(address, token, limited.api_key),
+                f"{BLOCK} kept and settled, a quota": keeper(address, token, budgeted.api_key),
                 "AsyncClient, no limits": lambda: client.verify(plain.api_key, permissions=["read"]),
                 "AsyncClient, four exact rate limits": lambda: client.verify(limited.api_key),
             }
