@@ -18,9 +18,9 @@ def spends() -> Spends:
     return spends
 
 
-def charge(units: int = 1, *, keep: int = 1, amount: int = 1000, shadow: bool = False) -> Charge:
+def charge(units: int = 1, *, keep: int = 1, amount: int = 1000, shadow: bool = False, record: str = "once") -> Charge:
     demand = PoolDemand("pool", "account", amount, units, shadow, WINDOW)
-    return Charge((), consume=True, pools=(demand,), record="once", times_max=keep)
+    return Charge((), consume=True, pools=(demand,), record=record, times_max=keep)
 
 
 def answer(*, times: int = 1, generation: int = 1) -> ChargeAnswer:
@@ -60,8 +60,8 @@ def test_what_was_charged_in_the_ledger_for_one_leaves_the_others_doubted(spends
 
 def test_doubts_count_as_far_as_a_pool_can_have_held_them_and_then_with_the_next(spends: Spends) -> None:
     spends.accept(charge(60), answer())
-    for _ in range(7):
-        spends.doubt(charge(1, keep=10))
+    for number in range(7):
+        spends.doubt(charge(1, keep=10, record=str(number)))
     assert report(spends) == 100
     assert report(spends, 2) == 30
     assert report(spends, 3) == 0

@@ -60,9 +60,17 @@ class Spends:
         return {pool.account for pool in charge.pools if charge.record in self._doubted.get(pool.account, ())}
 
     def dispel(self, charge: Charge) -> None:
-        """What was doubted has been charged in the ledger."""
+        """The charge was made in the ledger, once.
+
+        As far as it may have been made more often in Redis, for an answer that is kept and that another server may have
+        told, it stays doubted.
+        """
         for pool in charge.pools:
-            self._doubted.get(pool.account, {}).pop(charge.record, None)
+            doubted = self._doubted.get(pool.account, {})
+            if doubted.get(charge.record, 0) > pool.units:
+                doubted[charge.record] -= pool.units
+            else:
+                doubted.pop(charge.record, None)
 
     def report(self, pools: Mapping[Pool, int]) -> list[int]:
         """Units spent from each pool, by what it was granted; none of them is spent from after this.
