@@ -23,9 +23,9 @@ def charge(units: int = 1, *, keep: int = 1, amount: int = 1000, shadow: bool = 
     return Charge((), consume=True, pools=(demand,), record=record, times_max=keep)
 
 
-def answer(*, times: int = 1, generation: int = 1) -> ChargeAnswer:
+def answer(*, times: int = 1, generation: int = 1, verdict: Verdict = Verdict.ADMITTED) -> ChargeAnswer:
     standing = PoolStanding(used=0, exceeded=False, generation=generation, received=100, left=0)
-    return ChargeAnswer(Verdict.ADMITTED, 5, RateOutcome(True, (), None, times), (standing,))
+    return ChargeAnswer(verdict, 5, RateOutcome(True, (), None, times), (standing,))
 
 
 def report(spends: Spends, generation: int = 1, *, granted: int = 100) -> int:
@@ -38,30 +38,40 @@ def test_a_kept_answer_spends_what_all_its_verifications_do(spends: Spends) -> N
     assert report(spends) == 14
 
 
-@pytest.mark.parametrize(
-    ("asked", "units"),
-    [(charge(2), 2), (charge(2, keep=3), 6), (charge(2, keep=10_000), 10), (charge(50, keep=10), 50)],
-)
-def test_an_unanswered_charge_may_have_taken_a_hundredth(spends: Spends, asked: Charge, units: int) -> None:
-    spends.doubt(asked)
-    assert report(spends) == units
+def test_who_tells_a_kept_answer_again_counts_its_verifications_for_who_charged_them_may_not_have(
+    spends: Spends,
+) -> None:
+    spends.accept(charge(2, keep=10), answer(times=7, verdict=Verdict.REPLAYED))
+    assert report(spends) == 14
 
 
-def test_an_unanswered_charge_to_a_shadow_limit_may_have_taken_all_that_was_asked_for(spends: Spends) -> None:
-    spends.doubt(charge(2, keep=40, shadow=True))
-    assert report(spends) == 80
+def test_a_kept_answer_of_a_pool_that_was_reported_is_not_told_again(spends: Spends) -> None:
+    report(spends)
+    assert not spends.accept(charge(2, keep=10), answer(times=7, verdict=Verdict.REPLAYED))
 
 
-def test_what_was_charged_in_the_ledger_for_one_leaves_the_others_doubted(spends: Spends) -> None:
+def test_what_was_not_charged_for_want_of_a_refill_is_not_counted(spends: Spends) -> None:
+    assert spends.accept(charge(2, keep=10), answer(times=7, verdict=Verdict.LACKING))
+    assert report(spends) == 0
+
+
+def test_who_tells_a_single_verification_again_counts_nothing_and_who_got_no_answer_does(spends: Spends) -> None:
+    assert spends.accept(charge(2), answer(verdict=Verdict.REPLAYED))
+    assert report(spends) == 0
+    spends.doubt(charge(2, keep=10))
+    assert report(spends, 2) == 2
+
+
+def test_what_was_charged_in_the_ledger_is_doubted_no_more(spends: Spends) -> None:
     spends.doubt(charge(2, keep=5))
     spends.dispel(charge(2, keep=5))
-    assert report(spends) == 8
+    assert report(spends) == 0
 
 
 def test_doubts_count_as_far_as_a_pool_can_have_held_them_and_then_with_the_next(spends: Spends) -> None:
     spends.accept(charge(60), answer())
     for number in range(7):
-        spends.doubt(charge(1, keep=10, record=str(number)))
+        spends.doubt(charge(10, record=str(number)))
     assert report(spends) == 100
     assert report(spends, 2) == 30
     assert report(spends, 3) == 0

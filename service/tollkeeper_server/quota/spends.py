@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from operator import itemgetter
 
 from tollkeeper_server.core.lease import Lease
-from tollkeeper_server.core.rate_window import COUNT_MAX, PART
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, PoolDemand, Verdict
+from tollkeeper_server.core.rate_window import COUNT_MAX
+from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Verdict
 from tollkeeper_server.storage.boottime import boottime
 
 Pool = tuple[str, int]
@@ -19,6 +19,9 @@ class Spends:
     A charge without an answer may have been made. If it has a record, another server may be told of it by Redis, and
     allow what nobody has counted: so it is *doubted*, and counted with the next pool of its account that is lost,
     unless it was made in the ledger after all.
+
+    An answer that is kept may be many verifications: whoever tells it again counts them all again, for who charged them
+    may not have. So it is doubted for a single one only, which is what it is if it is asked for again without keeping.
     """
 
     def __init__(self) -> None:
@@ -37,7 +40,8 @@ class Spends:
 
     def accept(self, charge: Charge, answer: ChargeAnswer) -> bool:
         """Count a charge that was made; False if it must not be used."""
-        if answer.verdict is not Verdict.ADMITTED or not charge.consume or not charge.pools:
+        is_told_again = answer.verdict is Verdict.REPLAYED and answer.rates.times > 1
+        if not (answer.verdict is Verdict.ADMITTED or is_told_again) or not charge.consume or not charge.pools:
             return True
         pools = [(pool.account, standing.generation) for pool, standing in zip(charge.pools, answer.pools, strict=True)]
         if not self.are_open or not self._reported.isdisjoint(pools):
@@ -49,10 +53,10 @@ class Spends:
         return True
 
     def doubt(self, charge: Charge) -> None:
-        """The charge was not answered; it may have been made as often as it may be at once."""
+        """The charge was not answered."""
         if charge.record and charge.consume:
             for pool in charge.pools:
-                self._doubted[pool.account][charge.record] = _units_max(pool, charge.times_max)
+                self._doubted[pool.account][charge.record] = pool.units
                 self._ends_us[pool.account] = pool.window.ends_us
 
     def doubted(self, charge: Charge) -> set[str]:
@@ -60,17 +64,9 @@ class Spends:
         return {pool.account for pool in charge.pools if charge.record in self._doubted.get(pool.account, ())}
 
     def dispel(self, charge: Charge) -> None:
-        """The charge was made in the ledger, once.
-
-        As far as it may have been made more often in Redis, for an answer that is kept and that another server may have
-        told, it stays doubted.
-        """
+        """What was doubted has been charged in the ledger."""
         for pool in charge.pools:
-            doubted = self._doubted.get(pool.account, {})
-            if doubted.get(charge.record, 0) > pool.units:
-                doubted[charge.record] -= pool.units
-            else:
-                doubted.pop(charge.record, None)
+            self._doubted.get(pool.account, {}).pop(charge.record, None)
 
     def report(self, pools: Mapping[Pool, int]) -> list[int]:
         """Units spent from each pool, by what it was granted; none of them is spent from after this.
@@ -108,9 +104,3 @@ class Spends:
         for pool in [pool for pool in self._spent if pool[0] in over]:
             del self._spent[pool]
         self._reported = {pool for pool in self._reported if pool[0] not in over}
-
-
-def _units_max(pool: PoolDemand, times_max: int) -> int:
-    """What a charge that is made up to so many times takes from a pool at most."""
-    most = pool.units * times_max
-    return most if pool.shadow else max(pool.units, min(most, pool.amount // PART))
