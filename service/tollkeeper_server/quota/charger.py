@@ -1,7 +1,7 @@
 """Charging: what a request is about to use, counted against every limit of its key and its owner."""
 
-import asyncio
 import contextlib
+import time
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -131,8 +131,8 @@ class Charger:
 
     async def _in_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome | None:
         """The answer of Redis; None if it gave none."""
-        deadline = asyncio.get_running_loop().time() + CONTENTION_SECONDS
-        while asyncio.get_running_loop().time() < deadline:
+        deadline = time.monotonic() + CONTENTION_SECONDS
+        while time.monotonic() < deadline:
             charge = demands.charge(now_us=self._counters.clock.now_us(), consume=consume, record=record)
             answer = await self._counters.charge(charge)
             if answer is None:

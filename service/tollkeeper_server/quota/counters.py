@@ -1,6 +1,5 @@
 """The counters in Redis, asked many charges at a time, and left alone while Redis is away."""
 
-import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple
@@ -26,7 +25,7 @@ _PROBE_DEMAND = RateDemand(amount=1, window_us=1_000_000, units=1, shadow=True)
 class _Asked(NamedTuple):
     charge: Charge
     at: float
-    """By the loop's clock."""
+    """By ``time.monotonic``."""
 
 
 class StoreClock:
@@ -85,7 +84,7 @@ class Counters:
         if self._breaker.is_open or (charge.pools and not self._spends.are_open):
             return None
         try:
-            answer = await self._batcher.submit(_Asked(charge, asyncio.get_running_loop().time()))
+            answer = await self._batcher.submit(_Asked(charge, time.monotonic()))
         except ResourceExhausted:  # more charges wait than Redis keeps up with
             return None
         return answer if isinstance(answer, ChargeAnswer) else None
@@ -114,13 +113,12 @@ class Counters:
     async def _flush(self, asked: Sequence[_Asked]) -> Sequence[ChargeAnswer | Unavailable]:
         if self._breaker.is_open:  # since these were asked
             return [Unavailable("Redis is away", reason="REDIS_UNAVAILABLE")] * len(asked)
-        loop = asyncio.get_running_loop()
-        started = loop.time()
+        started = time.monotonic()
         # Those that waited for the batch before have less time left, but never too little for a healthy Redis.
         timeout_seconds = max(asked[0].at + self._timeout_seconds - started, self._timeout_seconds / 5)
         answers = await self._store.charge([charge for charge, _ in asked], timeout_seconds=timeout_seconds)
         metrics.CHARGE_BATCH_SIZE.observe(len(asked))
-        metrics.CHARGE_BATCH_SECONDS.observe(loop.time() - started)
+        metrics.CHARGE_BATCH_SECONDS.observe(time.monotonic() - started)
         return [self._judged(charge, answer) for (charge, _), answer in zip(asked, answers, strict=True)]
 
     def _judged(self, charge: Charge, answer: ChargeAnswer | Unavailable) -> ChargeAnswer | Unavailable:

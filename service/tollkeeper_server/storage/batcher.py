@@ -25,8 +25,8 @@ class Batcher(Generic[Item, Answer]):
     that is cancelled or out of time leaves without harm to the rest.
 
     Under load it may pay to *linger*. Callers that were answered together come back together: after a flush of
-    ``LINGER_FROM`` items or more the next one waits until as many have come, for at most ``linger_seconds``. So there
-    are fewer and larger flushes, and all that follows from an answer is done for many at once as well.
+    ``LINGER_FROM`` items or more the next one waits until half as many more have come, for at most ``linger_seconds``.
+    So flushes grow up to what comes in that time, and what follows from their answers is done for many at once as well.
     """
 
     def __init__(
@@ -48,6 +48,8 @@ class Batcher(Generic[Item, Answer]):
         self._awaited = 0
         """How many items the next flush waits for."""
         self._lingering: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        """The one that it is used in: to ask for it takes a system call each time."""
         self._closed = False
 
     async def submit(self, item: Item) -> Answer:
@@ -61,7 +63,8 @@ class Batcher(Generic[Item, Answer]):
             raise ResourceExhausted(
                 "too many requests wait for a store", reason="STORE_QUEUE_FULL", retry_after=timedelta(milliseconds=100)
             )
-        loop = asyncio.get_running_loop()
+        loop = self._loop or asyncio.get_running_loop()
+        self._loop = loop
         answer: asyncio.Future[Answer] = loop.create_future()
         self._pending.append((item, answer))
         if len(self._pending) in (1, self._awaited):
@@ -90,8 +93,8 @@ class Batcher(Generic[Item, Answer]):
     def _ended(self, size: int, task: asyncio.Task[None]) -> None:
         self._flushes.discard(task)
         if self._linger_seconds and size >= LINGER_FROM and self._lingering is None and not self._closed:
-            self._awaited = min(size, self._batch_max)
-            self._lingering = asyncio.get_running_loop().call_later(self._linger_seconds, self._stop_lingering)
+            self._awaited = min(size + size // 2, self._batch_max)
+            self._lingering = task.get_loop().call_later(self._linger_seconds, self._stop_lingering)
         self._start_flushes()
 
     def _stop_lingering(self) -> None:
