@@ -26,7 +26,7 @@ def at_once(begun: Sequence[Begun]) -> dict[int, Outcome]:
 
 
 async def as_they_come(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outcome], None]:
-    """The other outcomes by position, those of the same moment together. Close it to end the work."""
+    """The other outcomes by position, and in its order; those of the same moment together. Close it to end the work."""
     ended: list[int] = []
     changed = asyncio.Event()
 
@@ -43,7 +43,7 @@ async def as_they_come(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outco
         while late:
             await changed.wait()
             changed.clear()
-            part = {position: late.pop(position).result() for position in ended}
+            part = {position: late.pop(position).result() for position in sorted(ended)}
             ended.clear()
             yield part
     finally:
