@@ -1,10 +1,13 @@
 """Who may call what: every RPC but health knows its caller, asks for one permission, and stays inside a tenant."""
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -96,6 +99,38 @@ async def test_a_caller_is_refused_once_its_key_is_revoked_and_told_why(api: Api
     with refused(grpc.StatusCode.UNAUTHENTICATED) as details:
         await api.call("Verify", None, metadata=metadata)
     assert details.reason == "CALLER_KEY_REVOKED"
+
+
+@pytest.mark.parametrize("mutation", ["RevokeKey", "DisableKey", "UpdateKey"])
+async def test_no_call_of_a_recognized_caller_passes_once_a_mutation_that_forbids_it_returned(
+    api: Api, mutation: str
+) -> None:
+    created = await api.key(permissions=("tollkeeper:verify",))
+    metadata = (("authorization", f"Bearer {created.api_key}"),)
+    question = verification_service_pb2.VerifyRequest(api_key="tk_1")
+    passed, over = asyncio.Event(), asyncio.Event()
+
+    async def keep_calling() -> None:
+        with contextlib.suppress(grpc.aio.AioRpcError):
+            while not over.is_set():
+                await api.verification.Verify(question, metadata=metadata)
+                passed.set()
+
+    calling = [asyncio.create_task(keep_calling()) for _ in range(4)]
+    await asyncio.wait_for(passed.wait(), 5)
+    if mutation == "UpdateKey":
+        request: Any = key_service_pb2.UpdateKeyRequest(
+            key=key_pb2.Key(key_id=created.key.key_id, permissions=["read"], etag=created.key.etag),
+            update_mask=FieldMask(paths=["permissions"]),
+        )
+    else:
+        request = getattr(key_service_pb2, f"{mutation}Request")(key_id=created.key.key_id)
+    await getattr(api.keys, mutation)(request, metadata=api.root)
+    code = await code_of(api, "Verify", metadata)
+    over.set()
+    await asyncio.gather(*calling)
+    expected = grpc.StatusCode.PERMISSION_DENIED if mutation == "UpdateKey" else grpc.StatusCode.UNAUTHENTICATED
+    assert code is expected
 
 
 async def test_a_caller_that_nobody_knows_is_refused(api: Api) -> None:
