@@ -14,6 +14,7 @@ from tests.integration.api_support import Api, Metadata, api_on
 from tests.tools.refusals import refused
 from tollkeeper.v1 import key_service_pb2, usage_service_pb2
 from tollkeeper.v1 import verification_service_pb2 as pb
+from tollkeeper_server.api import watch
 from tollkeeper_server.core.sessions import FAREWELL
 from tollkeeper_server.usage import flusher
 
@@ -226,6 +227,12 @@ async def usage(api: Api, key_id: str) -> tuple[int, dict[str, int]] | None:
     response = await api.usage.GetUsage(usage_service_pb2.GetUsageRequest(key_id=key_id), metadata=api.root)
     used = [bucket for bucket in response.buckets if bucket.allowed]
     return (used[0].allowed, dict(used[0].units)) if used else None
+
+
+async def test_a_client_that_never_opens_its_session_is_let_go(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "OPENING_SECONDS", 0.1)
+    async with watching(api) as watcher:
+        assert await asyncio.wait_for(watcher.stream.read(), 5) is grpc.aio.EOF
 
 
 async def test_a_server_that_is_about_to_go_ends_its_streams(postgres_url: str, redis_url: str) -> None:

@@ -34,8 +34,6 @@ class ClientFaults:
     """A client whose stream broke is not waited for."""
     leave_at_once: bool = False
     """A replica that leaves takes its row with it, whatever leases it gave."""
-    lease_before_changes: bool = False
-    """A lease is given although changes wait to be told."""
     delete_only: bool = False
     """A change ends kept answers, but leaves no tombstone."""
     reads_extend_age: bool = False
@@ -193,16 +191,10 @@ class ClientWorld(World):
         if not replica or client.session is None:
             return
         now, left = self.local(replica), replica.lease.left(self.local(replica))
-        session = client.session
         if self.client_faults.unbounded_lease and left > 0:
             left = LEASE_SECONDS
-        if self.client_faults.lease_before_changes and session.has_news and session._renewal:
-            pending, session._pending, session._needed = session._pending, deque(), -1
-            hidden, session._reset = session._reset, False
-            news = session.take(now=now, lease_seconds=left, revision=session.acknowledged, at_most=1)
-            session._pending, session._reset = pending, hidden
-        else:
-            news = session.take(now=now, lease_seconds=left, revision=self.sessions[client.replica].revision, at_most=1)
+        revision = self.sessions[client.replica].revision
+        news = client.session.take(now=now, lease_seconds=left, revision=revision, at_most=1)
         if news is not None:
             client.told.append(news)
 

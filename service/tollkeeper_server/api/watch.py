@@ -16,6 +16,8 @@ from tollkeeper_server.usage import metrics
 from tollkeeper_server.verify.verifier import KeptUse, Verifier
 from tollkeeper_server.verify.watchers import Watch, Watchers
 
+OPENING_SECONDS = 5.0
+"""A client that says nothing for so long is let go."""
 USES_MESSAGES_MAX = 8
 """Most messages of uses that wait to be counted, a stream."""
 
@@ -27,7 +29,7 @@ async def watch(
 
     What the client was not told when its stream breaks it is told on its next one.
     """
-    first = await anext(requests, None)
+    first = await _first_of(requests)
     if first is None:
         return
     WATCH_INVALIDATIONS.check(first)
@@ -55,6 +57,15 @@ async def watch(
         listening.cancel()
         draining.cancel()
         await asyncio.gather(listening, draining, counting, return_exceptions=True)
+
+
+async def _first_of(requests: AsyncIterator[pb.WatchInvalidationsRequest]) -> pb.WatchInvalidationsRequest | None:
+    """What opens the session; None if nothing does, so that a silent client does not hold up a server that is to go."""
+    try:
+        async with asyncio.timeout(OPENING_SECONDS):
+            return await anext(requests, None)
+    except TimeoutError:
+        return None
 
 
 async def _listen(

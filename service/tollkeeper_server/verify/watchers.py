@@ -7,6 +7,7 @@ from tollkeeper_server.core.changes import Change
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.lease import Lease
 from tollkeeper_server.core.sessions import News, Session, Sessions
+from tollkeeper_server.verify import metrics
 
 RECENT_MAX = 10_000
 PENDING_MAX = 10_000
@@ -35,6 +36,7 @@ class Watchers:
             raise Unavailable("this server does not follow changes yet", reason="CHANGES_UNAVAILABLE")
         watch = Watch(self, self._sessions.open(tenant_id, acknowledged=acknowledged))
         self._watches.add(watch)
+        metrics.WATCHERS.inc()
         return watch
 
     def apply(self, changes: list[Change]) -> None:
@@ -87,6 +89,7 @@ class Watchers:
     def close(self, watch: "Watch", session: Session) -> None:
         """The stream is over."""
         self._watches.discard(watch)
+        metrics.WATCHERS.dec()
         self._sessions.close(session, now=self._clock())
         self._moved()
 
