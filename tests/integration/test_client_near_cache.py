@@ -12,6 +12,8 @@ import pytest
 from tests.integration.api_support import Api, api_on
 from tests.tools.tcp_proxy import proxy_to
 from tollkeeper import AsyncClient, CreatedKey, Decision, DecisionCode, Limit, Propagation
+from tollkeeper._near_cache import NearCache, Question
+from tollkeeper_server.core.sessions import Sessions
 from tollkeeper_server.usage import flusher
 
 LEASE_SECONDS = 2.0
@@ -160,6 +162,20 @@ async def test_a_client_that_is_cut_off_forgets_nothing_that_was_revoked_meanwhi
         assert (await client.verify(revoked.api_key)).code is DecisionCode.KEY_REVOKED
 
 
+async def test_that_a_server_does_not_wait_for_its_clients_would_be_noticed(
+    servers: list[Api], manager: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Sessions, "frontier", lambda sessions, _now: sessions.revision)
+    async with proxy_to(servers[0].address) as proxy, near_client(proxy.address, servers[0]) as client:
+        await leased(client)
+        created = await manager.create_key(name="k", tenant_id="acme")
+        await kept(client, created.api_key)
+        await proxy.cut()
+        await manager.revoke_key(created.key.key_id)
+        assert (await client.verify(created.api_key)).allowed
+        proxy.mend()
+
+
 async def test_a_client_whose_server_goes_keeps_its_answers_at_another(
     postgres_url: str, redis_url: str, servers: list[Api], manager: AsyncClient
 ) -> None:
@@ -257,24 +273,43 @@ async def test_a_quota_is_never_exceeded_by_what_clients_hold_and_what_is_unused
     await counted(manager, created, allowed=allowed, units={"requests": allowed})
 
 
-async def test_a_quota_that_runs_out_admits_its_amount_and_not_one_more(
-    clients: list[AsyncClient], manager: AsyncClient
-) -> None:
-    amount = 3_000
+async def exhaust(clients: list[AsyncClient], manager: AsyncClient, *, amount: int) -> int:
+    """All clients at once verify a key until its quota of ``amount`` denies them; gives how many were allowed."""
     created = await manager.create_key(
         name="k", tenant_id="acme", limits=[Limit.quota("total", amount, timedelta(days=1))]
     )
+    allowed = 0
 
-    async def spend(client: AsyncClient) -> int:
-        allowed = 0
-        while (await client.verify(created.api_key)).allowed:
+    async def spend(client: AsyncClient) -> None:
+        nonlocal allowed
+        while allowed < 2 * amount and (await client.verify(created.api_key)).allowed:
             allowed += 1
-            assert allowed <= amount
             await asyncio.sleep(0)
-        return allowed
 
-    allowed = sum(await asyncio.gather(*(spend(client) for client in clients)))
-    assert 0.95 * amount <= allowed <= amount
+    await asyncio.gather(*(spend(client) for client in clients))
+    return allowed
+
+
+async def test_a_quota_that_runs_out_admits_its_amount_and_not_one_more(
+    clients: list[AsyncClient], manager: AsyncClient
+) -> None:
+    allowed = await exhaust(clients, manager, amount=3_000)
+    assert 0.95 * 3_000 <= allowed <= 3_000
+
+
+async def test_that_a_spent_block_is_given_on_would_be_noticed(
+    clients: list[AsyncClient], manager: AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recall = NearCache.recall
+
+    def recall_without_end(cache: NearCache, question: Question, min_revision: int = 0) -> Decision | None:
+        entry = cache._entries.get(question)
+        if entry is not None and entry.reservation_id and entry.left == 0:
+            return entry.decision
+        return recall(cache, question, min_revision)
+
+    monkeypatch.setattr(NearCache, "recall", recall_without_end)
+    assert await exhaust(clients, manager, amount=3_000) > 3_000
 
 
 async def test_without_a_server_that_can_be_watched_every_verification_is_asked(servers: list[Api]) -> None:
