@@ -28,7 +28,7 @@ check: env  ## Lint, format, types, and the contract with all that is made from 
 	$(BIN)/python tests/tools/protos.py check
 
 bench: env envoy  ## Measure what a call costs the server, and a request Envoy; ARGS="--rounds 3" is quicker
-	$(BIN)/python -m tests.benchmarks $(ARGS)
+	$(BIN)/python -m tests.benchmarks --write $(ARGS)
 	$(BIN)/python -m tests.benchmarks.envoy $(ARGS)
 	$(BIN)/python -m tests.benchmarks.keys $(ARGS)
 	$(BIN)/python -m tests.benchmarks.near_cache $(ARGS)

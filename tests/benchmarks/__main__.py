@@ -1,30 +1,28 @@
 """Prints server CPU a call and latency of Verify beside a bare grpc.aio echo with the same messages.
 
-    python -m tests.benchmarks [--calls 2000] [--rounds 7]
+    python -m tests.benchmarks [--calls 2000] [--rounds 7] [--write]
 
 Runs a server of its own on embedded stores. Bursts take turns, so that a machine whose speed drifts slows all alike;
 a ratio is the median over pairs that ran side by side. "CPU us" counts the server process alone; what Valkey and
 Postgres spend on the same calls stands beside it. "Kept and settled" is two calls for so many verifications of a key
-that limits count, all in one figure. "AsyncClient" asks over one stream, in batches that form by themselves.
+that limits count, all in one figure. "AsyncClient" asks over one stream, in batches that form by themselves; with a
+near-cache it answers most by itself.
 """
 
 import argparse
-import contextlib
-import os
-import signal
 import subprocess
-import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
-import psutil
 import uvloop
 
+from tests.benchmarks import kept_answers, report
 from tests.benchmarks.measure import HEADER, Series, burst
+from tests.benchmarks.processes import echo, server, stores_of
+from tests.benchmarks.report import Figure
 from tollkeeper import AsyncClient, Limit
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1 import verification_service_pb2_grpc as pb_grpc
@@ -32,59 +30,23 @@ from tollkeeper.v1 import verification_service_pb2_grpc as pb_grpc
 CALLERS = (1, 32)
 BLOCK = 50
 """To how many verifications an answer is given that is kept."""
-START_SECONDS = 60
-LIMITS = [
+NEAR_CACHE_SECONDS = 3.0
+RATES = [
     Limit.rate("per-second", 10**9, timedelta(seconds=1)),
     Limit.rate("per-minute", 10**9, timedelta(minutes=1)),
     Limit.rate("per-hour", 10**9, timedelta(hours=1)),
     Limit.rate("per-day", 10**9, timedelta(days=1)),
 ]
+QUOTA = Limit.quota("per-day", 10**9, timedelta(days=1))
 
+ECHO = "bare echo"
+UNARY, UNARY_EXACT = "Verify, no limits", "Verify, four exact rate limits"
+STREAM, STREAM_EXACT = "AsyncClient, no limits", "AsyncClient, four exact rate limits"
+GOALS = {ECHO: "", UNARY: "<= 1.10 x", UNARY_EXACT: "<= 1.30 x", STREAM: "<= 15 us", STREAM_EXACT: ""}
+"""What matters most, and what it may cost."""
 
-@contextlib.contextmanager
-def server(data_dir: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server on embedded stores in ``data_dir``, once it serves."""
-    environment = {
-        **os.environ,
-        "TOLLKEEPER_DATA_DIR": str(data_dir),
-        "TOLLKEEPER_LISTEN": "127.0.0.1:0",
-        "TOLLKEEPER_METRICS_LISTEN": "127.0.0.1:0",
-        "TOLLKEEPER_LOG_FORMAT": "json",
-    }
-    command = [str(Path(sys.executable).parent / "tollkeeper-server"), "serve"]
-    with (data_dir / "server.log").open("wb") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-    deadline = time.monotonic() + START_SECONDS
-    try:
-        while not (data_dir / "address").exists():
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit("the server did not start:\n" + (data_dir / "server.log").read_text())
-            time.sleep(0.05)
-        yield process
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-
-
-@contextlib.contextmanager
-def echo(answer: pb.VerifyResponse) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A bare echo that gives ``answer``, and its address."""
-    command = [sys.executable, "-m", "tests.benchmarks.echo", answer.SerializeToString().hex()]
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    try:
-        yield process, f"127.0.0.1:{process.stdout.readline().strip()}"
-    finally:
-        process.communicate(timeout=10)
-
-
-def stores_of(process: subprocess.Popen[bytes] | psutil.Popen) -> dict[str, list[int]]:
-    """Process ids of the stores that the server started, by name."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return {
-        name: [child.pid for child in children if child.name().startswith(start)]
-        for name, start in (("Valkey", "valkey"), ("Postgres", "postgres"))
-    }
+Way = Callable[[], Awaitable[object]]
+"""One call, or one verification by a client."""
 
 
 def caller(address: str, token: str, request: pb.VerifyRequest) -> Callable[[], Awaitable[pb.VerifyResponse]]:
@@ -102,49 +64,73 @@ def keeper(address: str, token: str, api_key: str) -> Callable[[], Awaitable[obj
     async def keep() -> None:
         request = pb.VerifyRequest(api_key=api_key, keep=BLOCK)
         answer = await stub.Verify(request, metadata=metadata, timeout=10)
+        if not answer.HasField("kept"):  # Redis did not answer in time on a busy machine
+            return
         used = pb.SettleRequest(reservation_id=answer.reservation_id, verifications=BLOCK, charges={"requests": BLOCK})
         await stub.Settle(used, metadata=metadata, timeout=10)
 
     return keep
 
 
-async def measure(*, calls: int, rounds: int) -> None:
-    """Run everything and print the tables."""
+async def measure(*, calls: int, rounds: int) -> list[Figure]:
+    """Run everything, print the tables, and give what matters most."""
     with tempfile.TemporaryDirectory(prefix="tollkeeper-bench-") as directory, server(Path(directory)) as process:
         address, token = (Path(directory, name).read_text().strip() for name in ("address", "root-key"))
         async with AsyncClient(address, token=token) as client:
-            plain = await client.create_key(name="no limits", tenant_id="bench", permissions=["read"])
-            limited = await client.create_key(name="four limits", tenant_id="bench", limits=LIMITS)
-            budgeted = await client.create_key(
-                name="a quota", tenant_id="bench", limits=[Limit.quota("per-day", 10**9, timedelta(days=1))]
-            )
-            ways: dict[str, Callable[[], Awaitable[object]]] = {
-                "Verify, no limits": caller(
-                    address, token, pb.VerifyRequest(api_key=plain.api_key, required_permissions=["read"])
-                ),
-                "Verify, four exact rate limits": caller(address, token, pb.VerifyRequest(api_key=limited.api_key)),
-                f"{BLOCK} kept and settled, four limits": keeper(address, token, limited.api_key),
-                f"{BLOCK} kept and settled, a quota": keeper(address, token, budgeted.api_key),
-                "AsyncClient, no limits": lambda: client.verify(plain.api_key, permissions=["read"]),
-                "AsyncClient, four exact rate limits": lambda: client.verify(limited.api_key),
+            plain, limited, budgeted = [
+                (await client.create_key(name=name, tenant_id="bench", limits=limits)).api_key
+                for name, limits in (("no limits", []), ("four limits", RATES), ("a quota", [QUOTA]))
+            ]
+            request = pb.VerifyRequest(api_key=limited)
+            ways: dict[str, Way] = {
+                UNARY: caller(address, token, pb.VerifyRequest(api_key=plain)),
+                UNARY_EXACT: caller(address, token, request),
+                STREAM: lambda: client.verify(plain),
+                STREAM_EXACT: lambda: client.verify(limited),
+                f"{BLOCK} kept and settled, four limits": keeper(address, token, limited),
+                f"{BLOCK} kept and settled, a quota": keeper(address, token, budgeted),
             }
-            request = pb.VerifyRequest(api_key=limited.api_key)
             with echo(await caller(address, token, request)()) as (echo_process, echo_address):
-                floor: Callable[[], Awaitable[object]] = caller(echo_address, token, request)
-                targets = {"bare echo": (floor, echo_process.pid)}
+                targets: dict[str, tuple[Way, int]] = {ECHO: (caller(echo_address, token, request), echo_process.pid)}
                 targets |= {name: (way, process.pid) for name, way in ways.items()}
                 for callers in CALLERS:
-                    await table(targets, stores_of(process), calls=calls, callers=callers, rounds=rounds)
+                    series = await table(targets, stores_of(process), calls=calls, callers=callers, rounds=rounds)
+        figures = [
+            Figure(name=f"{name}, {callers} callers", cpu_us=series[name].cpu_us, ratio=ratio, goal=goal)
+            for name, goal in GOALS.items()
+            for ratio in [series[name].ratio_to(series[ECHO])]
+        ]
+        return figures + await kept(address, token, {"no limits": plain, "four limits": limited}, process, directory)
+
+
+async def kept(
+    address: str, token: str, api_keys: Mapping[str, str], process: "subprocess.Popen[bytes]", directory: str
+) -> list[Figure]:
+    """What the client answers by itself, as a table, and as what matters most."""
+    print(f"\nAsyncClient with a near-cache, one caller, {NEAR_CACHE_SECONDS:.0f} seconds each; CPU a verification")
+    print(f"{'':<34} {'client us':>10} {'server us':>10} {'Redis commands':>15} {'verifications':>15}")
+    figures = []
+    async with AsyncClient(address, token=token, near_cache=True) as client:
+        for name, api_key in api_keys.items():
+            cost = await kept_answers.measure(
+                client, api_key, pid=process.pid, data_dir=Path(directory), seconds=NEAR_CACHE_SECONDS
+            )
+            print(
+                f"{name:<34} {cost.client_cpu_us:>10.2f} {cost.server_cpu_us:>10.2f} {cost.redis_commands:>15.5f} "
+                f"{cost.verifications:>15,}"
+            )
+            figures.append(Figure(name=f"near-cache, {name} (client)", cpu_us=cost.client_cpu_us, goal="<= 1.5 us"))
+    return figures
 
 
 async def table(
-    targets: Mapping[str, tuple[Callable[[], Awaitable[object]], int]],
+    targets: Mapping[str, tuple[Way, int]],
     stores: dict[str, list[int]],
     *,
     calls: int,
     callers: int,
     rounds: int,
-) -> None:
+) -> dict[str, Series]:
     """Bursts of every target in turn, ``rounds`` times, and their table."""
     series = {name: Series(name, []) for name in targets}
     for call, pid in targets.values():
@@ -155,7 +141,8 @@ async def table(
     print(f"\n{callers} caller{'s' if callers > 1 else ''} at once, {rounds} rounds of {calls} calls")
     print(HEADER)
     for each in series.values():
-        print(each.row(series["bare echo"]))
+        print(each.row(series[ECHO]))
+    return series
 
 
 def main() -> None:
@@ -163,8 +150,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
     parser.add_argument("--calls", type=int, default=2000, help="calls in a burst")
     parser.add_argument("--rounds", type=int, default=7, help="bursts of each kind")
+    parser.add_argument("--write", action="store_true", help="write table and plot to service/docs/benchmarks")
     arguments = parser.parse_args()
-    uvloop.run(measure(calls=arguments.calls, rounds=arguments.rounds))
+    figures = uvloop.run(measure(calls=arguments.calls, rounds=arguments.rounds))
+    if arguments.write:
+        report.write(figures, command="make bench")
 
 
 if __name__ == "__main__":

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import uvloop
 
-from tests.benchmarks.__main__ import stores_of
 from tests.benchmarks.measure import HEADER, Series, burst
+from tests.benchmarks.processes import stores_of
 from tests.e2e.server_process import ServerProcess
 from tests.gateway.envoy import Config, EnvoyProcess, connection_manager, example
 from tests.gateway.stack import edge_address, edge_server, keep_service_key

@@ -17,8 +17,8 @@ from typing import Any
 import grpc
 import uvloop
 
-from tests.benchmarks.__main__ import server
 from tests.benchmarks.measure import cpu_seconds
+from tests.benchmarks.processes import server
 from tollkeeper.v1 import key_pb2, key_service_pb2_grpc
 from tollkeeper.v1 import key_service_pb2 as pb
 
