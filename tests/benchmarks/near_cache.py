@@ -17,7 +17,7 @@ from statistics import median, quantiles
 
 import uvloop
 
-from tests.benchmarks.__main__ import server
+from tests.benchmarks.processes import server
 from tollkeeper import AsyncClient, Client, Decision
 
 HITS = 20_000
