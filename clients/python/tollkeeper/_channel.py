@@ -74,18 +74,19 @@ CHANNEL_OPTIONS: tuple[tuple[str, str | int], ...] = (
     # A restarted server is found within half a second, not gRPC's two minutes: the next one may stop by then.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 500),
+    # Channels of one process to the same servers share connections otherwise, and gRPC 1.78 was seen to crash while
+    # several of them connect and watch the servers' health.
+    ("grpc.use_local_subchannel_pool", 1),
     # Servers are inside the network; a proxy for the web must not get in between.
     ("grpc.enable_http_proxy", 0),
 )
 
 
-def own_aio_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
-    """An asynchronous channel that shares no connection with another; encrypts nothing without ``credentials``."""
-    # Two channels to the same servers share connections otherwise, and gRPC 1.78 was seen to crash while both connect.
-    options = (*CHANNEL_OPTIONS, ("grpc.use_local_subchannel_pool", 1))
+def aio_channel(address: str, credentials: grpc.ChannelCredentials | None) -> grpc.aio.Channel:
+    """An asynchronous channel; encrypts nothing without ``credentials``."""
     if credentials is None:
-        return grpc.aio.insecure_channel(address, options=options)
-    return grpc.aio.secure_channel(address, credentials, options=options)
+        return grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(address, credentials, options=CHANNEL_OPTIONS)
 
 
 def authorization(token: str) -> tuple[tuple[str, str], ...]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import grpc
 
-from tollkeeper._channel import own_aio_channel
+from tollkeeper._channel import aio_channel
 from tollkeeper._near_cache import NearCache, SharedNearCache
 from tollkeeper._watching import FAREWELL_SECONDS, Watching
 from tollkeeper.v1.verification_service_pb2_grpc import VerificationServiceStub
@@ -32,7 +32,7 @@ class AsyncNearCaching:
     ) -> None:
         self.cache = NearCache() if cache is None else cache
         _all.add(self.cache)
-        self._channel = own_aio_channel(address, credentials)
+        self._channel = aio_channel(address, credentials)
         self._watching = Watching(self.cache, VerificationServiceStub(self._channel), metadata)
 
     async def close(self) -> None:

@@ -110,7 +110,7 @@ class Watching:
                 await self._watch()
                 wait = shortest  # the server is about to go, and another one will do
             except TimeoutError:
-                _log.warning("the server has fallen silent; the near-cache looks for another")
+                _log.warning("no server speaks to the near-cache; it looks for another")
             except asyncio.InvalidStateError:
                 pass  # it was over when something was to be said on it
             except grpc.RpcError as error:
@@ -150,6 +150,8 @@ class _Stream:
 
     async def follow(self) -> None:
         """Speak and listen until the server ends it."""
+        async with asyncio.timeout(SILENCE_SECONDS):
+            await self._call.wait_for_connection()  # a lease that is asked for earlier is nearly over when it comes
         await self._ask_for_lease()
         renewing = asyncio.create_task(self._renew())
         try:
