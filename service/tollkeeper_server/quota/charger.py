@@ -19,7 +19,7 @@ from tollkeeper_server.quota.refills import Refills
 from tollkeeper_server.quota.reservations import Reservations
 from tollkeeper_server.quota.settlements import Settlement
 
-CONTENTION_SECONDS = 1.0
+CONTENTION_SECONDS = 2.0
 """How long a charge tries to get what others take away before it."""
 
 EPOCHS_MAX = 3
