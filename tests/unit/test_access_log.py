@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from tollkeeper_server.api.access_log import FLUSH_SECONDS, PENDING_MAX, AccessLog
-from tollkeeper_server.api.handler import Call
+from tollkeeper_server.api.call import Call
 
 
 class Log:

@@ -14,7 +14,8 @@ from tests.tools.refusals import refused
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper.v1 import verification_service_pb2_grpc as pb_grpc
 from tollkeeper_server.api.access_log import AccessLog
-from tollkeeper_server.api.handler import Call, Gate, rpc
+from tollkeeper_server.api.call import Call
+from tollkeeper_server.api.handler import Gate, rpc
 from tollkeeper_server.api.metadata import peer_address
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.caller import Caller, CallerPermission

@@ -1,8 +1,9 @@
 """AuditService: who did what to which key."""
 
 from tollkeeper.v1 import audit_service_pb2 as pb
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.convert_audit import audit_page_response, list_audit_events_from
-from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.validation import LIST_AUDIT_EVENTS
 from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.core.caller import CallerPermission

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from tollkeeper.v1 import key_service_pb2 as pb
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.convert_imports import (
     import_keys_from,
     imported_keys_response,
@@ -31,7 +32,7 @@ from tollkeeper_server.api.convert_owners import (
     revoked_keys_response,
     set_owner_from,
 )
-from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.validation import (
     CREATE_KEY,
     DISABLE_KEY,

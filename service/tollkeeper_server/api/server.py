@@ -11,7 +11,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from tollkeeper.v1 import audit_service_pb2, key_service_pb2, usage_service_pb2, verification_service_pb2
 from tollkeeper_server.api.audit import AuditServicer
-from tollkeeper_server.api.handler import Call, Gate, rpc
+from tollkeeper_server.api.call import Call
+from tollkeeper_server.api.handler import Gate, rpc
 from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.keys import KeyServicer
 from tollkeeper_server.api.usage import UsageServicer

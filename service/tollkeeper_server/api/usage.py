@@ -1,13 +1,14 @@
 """UsageService: who uses what."""
 
 from tollkeeper.v1 import usage_service_pb2 as pb
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.convert_usage import (
     finding_page_response,
     get_usage_from,
     list_findings_from,
     usage_response,
 )
-from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.validation import GET_USAGE, LIST_FINDINGS
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.usage.service import UsageService

@@ -6,13 +6,14 @@ from functools import partial
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.answers import Answers
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.convert_verification import (
     charges_from,
     check_quota_response,
     settle_response,
 )
 from tollkeeper_server.api.errors import status_of
-from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.questions import Questions, visible_tenant

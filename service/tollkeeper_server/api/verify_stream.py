@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 
 from tollkeeper.v1 import verification_service_pb2 as pb
-from tollkeeper_server.api.handler import Call
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.validation import VERIFY_STREAM
 from tollkeeper_server.core.errors import TollkeeperError
 

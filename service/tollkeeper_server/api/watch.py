@@ -7,7 +7,7 @@ from datetime import timedelta
 from structlog import get_logger
 
 from tollkeeper.v1 import verification_service_pb2 as pb
-from tollkeeper_server.api.handler import Call
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.validation import WATCH_INVALIDATIONS
 from tollkeeper_server.core.changes import Change
 from tollkeeper_server.core.errors import TollkeeperError

@@ -6,7 +6,8 @@ from datetime import datetime
 import orjson
 from envoy.service.auth.v3 import external_auth_pb2 as pb
 
-from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.call import Call
+from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode

@@ -9,8 +9,9 @@ from envoy.extensions.common.ratelimit.v3 import ratelimit_pb2
 from envoy.service.ratelimit.v3 import rls_pb2 as pb
 
 from tollkeeper_server.api import fields
+from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.convert import duration_from
-from tollkeeper_server.api.handler import Call, rpc
+from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import InvalidArgument, NotFound, Violation
