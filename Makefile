@@ -1,6 +1,6 @@
 # Everything a developer or CI runs. Each target makes the environment that it needs: Python 3.11 or newer is enough.
 .DEFAULT_GOAL := help
-.PHONY: help serve demo test check bench protos lock clean env envoy
+.PHONY: help serve demo test test-long check bench protos lock clean env envoy
 
 PYTHON ?= python3 python3.14 python3.13 python3.12 python3.11
 BIN := .venv/bin
@@ -10,7 +10,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --
 	--no-annotate --no-header --no-emit-package tollkeeper
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 serve: env  ## Run the server with a private Postgres and Valkey, or those that TOLLKEEPER_*_URL name
 	@exec $(BIN)/tollkeeper-server serve
@@ -20,6 +20,9 @@ demo: env envoy  ## Run five public APIs behind a real Envoy, with a key for eac
 
 test: env envoy  ## Run all tests, on real stores; ARGS="-k revoke" picks some
 	$(BIN)/python -m pytest $(ARGS)
+
+test-long: env envoy  ## Look ten times as long for a verification that is allowed after its key died
+	TOLLKEEPER_TEST_PROBES=3000000 $(BIN)/python -m pytest -s tests/faults/test_history.py -k "died" $(ARGS)
 
 check: env  ## Lint, format, types, and the contract with all that is made from it
 	$(BIN)/ruff check .

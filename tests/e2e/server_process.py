@@ -34,6 +34,7 @@ class ServerProcess:
 
     def __init__(self, data_dir: Path, **settings: str) -> None:
         self.data_dir = data_dir
+        self.command: list[str | Path] = [COMMANDS / "tollkeeper-server", "serve"]
         self.environment = environment(DATA_DIR=str(data_dir), **{**FREE_PORTS, **settings})
 
     def __enter__(self) -> Self:
@@ -59,7 +60,7 @@ class ServerProcess:
         self._stdout = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed when the block ends)
         self._stderr = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = psutil.Popen(
-            [COMMANDS / "tollkeeper-server", "serve"],
+            self.command,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=self._stdout,

@@ -1,0 +1,217 @@
+"""A process that verifies all the time, whatever the answers: on a schedule, not when the last one came.
+
+    python -m tests.faults.history.verifier SERVERS FILE [FAULT,...]
+
+SERVERS are as AsyncClient takes them; the token comes in TOLLKEEPER_TOKEN. Reads commands, one JSON array a line:
+``["know", number, api_key]``, ``["dead", number]`` and ``["live", number]``, which say where to look most often,
+``["forget", number]``. Records every verification in FILE.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from tests.faults.history import client_faults
+from tests.faults.history.record import Outcome, Recorder, Way, now
+from tollkeeper import AsyncClient, CallError, Decision, Verification
+from tollkeeper.v1 import verification_service_pb2 as pb
+
+TICK_SECONDS = 0.02
+HITS = 4
+"""How often a tick each living API key is verified as users of the client do."""
+BATCH = 100
+BATCH_TICKS = 2
+BATCHES_MAX = 2
+ONES_MAX = 20
+PERMISSIONS = ("write",)
+CLIENT_IP = "192.0.2.7"
+TIMEOUT_SECONDS = 2.0
+PAUSE_SECONDS = 0.1
+
+
+class Secrets:
+    """The API keys to verify."""
+
+    def __init__(self) -> None:
+        self.api_keys: dict[int, str] = {}
+        self.known: list[int] = []
+        self.living: list[int] = []
+
+    def follow(self, command: str, number: int, api_key: str = "") -> None:
+        """Do what the controller says."""
+        if command == "know":
+            self.api_keys[number] = api_key
+            self.known.append(number)
+        if command == "forget":
+            self.known.remove(number)
+        if number in self.living:
+            self.living.remove(number)
+        if command in ("know", "live"):
+            self.living.append(number)
+
+
+@dataclass(slots=True)
+class _Streamed:
+    """A batch on its way over a stream."""
+
+    secrets: list[int]
+    started: int
+    unanswered: int
+
+
+class Verifier:
+    """Asks in every way there is."""
+
+    def __init__(self, servers: str, token: str, recorder: Recorder) -> None:
+        self.client = AsyncClient(servers, token=token, verify_timeout=TIMEOUT_SECONDS, near_cache=True)
+        self.plain = AsyncClient(servers, token=token, verify_timeout=TIMEOUT_SECONDS)
+        self.secrets = Secrets()
+        self._recorder = recorder
+        self._chance = random.Random(os.getpid())
+        self._under_way = Counter[str]()
+        self._streamed: dict[int, _Streamed] = {}
+        self._to_send: asyncio.Queue[tuple[int, list[int]]] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Verify until cancelled."""
+        loop = asyncio.get_running_loop()
+        due, tick = loop.time(), 0
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._stream())
+            while True:
+                self._tick(group, tick)
+                tick += 1
+                due = max(due + TICK_SECONDS, loop.time() - 1)  # what was missed in a pause is not made up for
+                await asyncio.sleep(due - loop.time())
+
+    def _tick(self, group: asyncio.TaskGroup, tick: int) -> None:
+        """Start what is due in each way, whether or not what was started before is answered, up to a bound."""
+        for secret in self.secrets.living:
+            self._start(group, f"{secret}", self._ask_client, [secret] * HITS, at_most=1)
+        self._start(group, "client", self._ask_client, self._draw(1), at_most=ONES_MAX)
+        self._start(group, "alone", self._ask_alone, self._draw(1), at_most=ONES_MAX)
+        if tick % BATCH_TICKS == 0:
+            self._start(group, "batch", self._ask_at_once, self._draw(BATCH), at_most=BATCHES_MAX)
+        elif len(self._streamed) + self._to_send.qsize() < BATCHES_MAX:
+            self._to_send.put_nowait((tick, self._draw(BATCH)))
+
+    def _start(
+        self, group: asyncio.TaskGroup, what: str, ask: Callable[[list[int]], Any], secrets: list[int], *, at_most: int
+    ) -> None:
+        if self._under_way[what] < at_most:
+            self._under_way[what] += 1
+            group.create_task(ask(secrets)).add_done_callback(lambda _: self._under_way.subtract([what]))
+
+    def _draw(self, count: int) -> list[int]:
+        return self._chance.choices(self.secrets.known, k=count) if self.secrets.known else []
+
+    async def _ask_client(self, secrets: list[int]) -> None:
+        """One by one; those that the near-cache knows do not even yield to other tasks."""
+        api_keys, verify = self.secrets.api_keys, self.client.verify
+        for secret in secrets:
+            started = now()
+            decision: Decision | CallError
+            try:
+                decision = await verify(api_keys[secret], permissions=PERMISSIONS, client_ip=CLIENT_IP)
+            except CallError as error:
+                decision = error
+            self._recorder.add(secret, Way.CLIENT, _outcome(decision), started, now())
+
+    async def _ask_alone(self, secrets: list[int]) -> None:
+        for secret in secrets:
+            started, outcome = now(), Outcome.FAILED
+            with contextlib.suppress(grpc.RpcError):
+                answer = await self.plain.stubs.verification.Verify(
+                    self._request(secret), metadata=self.plain.metadata, timeout=TIMEOUT_SECONDS
+                )
+                outcome = _outcome_of(answer)
+            self._recorder.add(secret, Way.UNARY, outcome, started, now())
+
+    async def _ask_at_once(self, secrets: list[int]) -> None:
+        questions = [self._question(secret) for secret in secrets]
+        started = now()
+        decisions: Sequence[Decision | CallError]
+        try:
+            decisions = await self.plain.verify_many(questions)
+        except CallError as error:
+            decisions = [error] * len(secrets)
+        ended = now()
+        for secret, decision in zip(secrets, decisions, strict=True):
+            self._recorder.add(secret, Way.BATCH, _outcome(decision), started, ended)
+
+    def _question(self, secret: int) -> Verification:
+        return Verification(self.secrets.api_keys[secret], permissions=PERMISSIONS, client_ip=CLIENT_IP)
+
+    async def _stream(self) -> None:
+        """Keep one VerifyStream going, a new one whenever it breaks."""
+        while True:
+            call = self.plain.stubs.verification.VerifyStream(metadata=self.plain.metadata)
+            answering = asyncio.create_task(self._answers(call))
+            try:
+                while True:
+                    batch_id, secrets = await self._to_send.get()
+                    self._streamed[batch_id] = _Streamed(secrets, started=now(), unanswered=len(secrets))
+                    await call.write(pb.VerifyStreamRequest(batch_id=batch_id, requests=map(self._request, secrets)))
+            except (grpc.RpcError, asyncio.InvalidStateError):
+                self._streamed.clear()
+                await asyncio.sleep(PAUSE_SECONDS)
+            finally:
+                answering.cancel()
+                await asyncio.gather(answering, return_exceptions=True)
+                call.cancel()
+
+    def _request(self, secret: int) -> pb.VerifyRequest:
+        api_key = self.secrets.api_keys[secret]
+        return pb.VerifyRequest(api_key=api_key, required_permissions=PERMISSIONS, client_ip=CLIENT_IP)
+
+    async def _answers(self, call: Any) -> None:
+        async for answer in call:
+            ended = now()
+            batch = self._streamed[answer.batch_id]
+            for position, result in zip(answer.positions or range(BATCH), answer.results, strict=True):
+                outcome = _outcome_of(result.response) if result.HasField("response") else Outcome.FAILED
+                self._recorder.add(batch.secrets[position], Way.STREAM, outcome, batch.started, ended)
+            batch.unanswered -= len(answer.results)
+            if not batch.unanswered:
+                del self._streamed[answer.batch_id]
+
+
+def _outcome(decision: Decision | CallError) -> Outcome:
+    if isinstance(decision, CallError):
+        return Outcome.FAILED
+    return Outcome.ALLOWED if decision.allowed else Outcome.DENIED
+
+
+def _outcome_of(answer: pb.VerifyResponse) -> Outcome:
+    return Outcome.ALLOWED if answer.code == pb.DECISION_CODE_ALLOWED else Outcome.DENIED
+
+
+async def main(servers: str, file: Path) -> None:
+    """Verify until standard input ends."""
+    reader = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    with Recorder(file) as recorder:
+        verifier = Verifier(servers, os.environ["TOLLKEEPER_TOKEN"], recorder)
+        async with verifier.client, verifier.plain, asyncio.TaskGroup() as group:
+            verifying = group.create_task(verifier.run())
+            while line := await reader.readline():
+                verifier.secrets.follow(*json.loads(line))
+            verifying.cancel()
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    client_faults.plant(sys.argv[3] if len(sys.argv) > 3 else "")
+    asyncio.run(main(sys.argv[1], Path(sys.argv[2])))

@@ -1,0 +1,117 @@
+"""R0: no verification that starts after a mutation returned is ALLOWED against it; on any server, in any cache.
+
+Prints its figures. Runs again with each protection switched off, which it must notice. TOLLKEEPER_TEST_PROBES tells
+how many verifications to make.
+"""
+
+import asyncio
+import os
+import random
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from tests.faults.history import client_faults
+from tests.faults.history.checker import told
+from tests.faults.history.controller import TENANT
+from tests.faults.history.record import now
+from tests.faults.history.rig import history
+from tests.faults.history.server_faults import SHORT_AGE_SECONDS
+from tests.integration.keys_support import keys_on
+from tollkeeper import AsyncClient
+from tollkeeper._near_cache import NearCache
+
+PROBES = int(os.environ.get("TOLLKEEPER_TEST_PROBES", "300000"))
+SECONDS_MAX = max(90.0, PROBES / 3_000)
+CAUGHT_SECONDS = 30.0
+
+LATE_SECONDS = 3 * SHORT_AGE_SECONDS
+SLOWNESS = "changes are slow,fills are slow"
+PAUSED_SECONDS = 3.2
+"""Longer than a lease, so that mutations return meanwhile."""
+
+small_history = partial(history, seed=1, servers=2, verifying=2)
+
+pytestmark = pytest.mark.timeout(SECONDS_MAX + 120)
+
+
+async def test_no_verification_is_allowed_after_its_key_died(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+    seed = random.randrange(1 << 32)
+    async with history(postgres_url, redis_url, directory=tmp_path, seed=seed) as rig:
+        verdict = await rig.play(probes=PROBES, seconds=SECONDS_MAX)
+        mutations = rig.controller.returned
+    print(f"\nseed {seed}: {len(mutations)} mutations\n{told(verdict)}")
+    assert not verdict.stale
+    assert min(verdict.probes, 3 * verdict.checked) >= PROBES
+
+
+@pytest.mark.parametrize(
+    ("server_fault", "client_fault"),
+    [
+        ("mutations do not wait,changes are slow", ""),
+        ("clients are not waited for", "changes are slow"),
+        ("changes delete,fills are slow", ""),
+        ("", "changes delete,fills are slow"),
+    ],
+)
+async def test_a_planted_fault_is_noticed(
+    postgres_url: str, redis_url: str, tmp_path: Path, server_fault: str, client_fault: str
+) -> None:
+    planted = partial(small_history, server_fault=server_fault, client_fault=client_fault)
+    async with planted(postgres_url, redis_url, directory=tmp_path) as rig:
+        verdict = await rig.play(probes=PROBES, seconds=CAUGHT_SECONDS)
+    print(f"\nservers: {server_fault or 'no fault'}; clients: {client_fault or 'no fault'}\n{told(verdict)}")
+    assert verdict.stale
+
+
+async def test_slowness_alone_makes_nothing_stale(postgres_url: str, redis_url: str, tmp_path: Path) -> None:
+    slow = partial(small_history, server_fault=SLOWNESS, client_fault=SLOWNESS)
+    async with slow(postgres_url, redis_url, directory=tmp_path) as rig:
+        verdict = await rig.play(probes=30_000, seconds=CAUGHT_SECONDS)
+    print(f"\nservers and clients: {SLOWNESS}\n{told(verdict)}")
+    assert not verdict.stale
+    assert verdict.checked > 1_000
+
+
+@pytest.mark.parametrize(("paused", "which"), [("servers", "server_fault"), ("verifying", "client_fault")])
+async def test_a_clock_that_is_read_before_the_question_is_noticed(
+    postgres_url: str, redis_url: str, tmp_path: Path, paused: str, which: str
+) -> None:
+    fault = {which: "clock is read before,changes are slow"}
+    planted = partial(small_history, owners=8, pause_seconds=2.0, **fault)  # what dies in a pause is dead after it
+    async with planted(postgres_url, redis_url, directory=tmp_path) as rig:
+        for process in 3 * getattr(rig, paused):
+            await rig.play(probes=PROBES, seconds=1)
+            process.pause()
+            await rig.play(probes=PROBES, seconds=PAUSED_SECONDS)
+            process.resume()
+            if (verdict := await rig.play(probes=PROBES, seconds=1)).stale:
+                break
+    print(f"\n{paused} paused, {fault[which]}\n{told(verdict)}")
+    assert verdict.stale
+
+
+@pytest.mark.parametrize("fault", ["", "reads extend age"])
+@pytest.mark.parametrize("near_cache", [False, True])
+async def test_what_is_always_read_grows_old(
+    postgres_url: str, redis_url: str, tmp_path: Path, near_cache: bool, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server_fault = f"age is short,{'' if near_cache else fault}"
+    nobody_else = partial(history, seed=1, servers=1, verifying=0, owners=0, server_fault=server_fault)
+    if near_cache:
+        monkeypatch.setattr(NearCache, "recall", NearCache.recall)  # put back afterwards
+        client_faults.plant(fault)
+    async with nobody_else(postgres_url, redis_url, directory=tmp_path) as rig, keys_on(postgres_url) as keys:
+        (server,) = rig.servers
+        async with AsyncClient(server.address, token=rig.service_token, near_cache=near_cache) as client:
+            created = await rig.controller.servers[0].create_key(tenant_id=TENANT)
+            for _ in range(3):
+                assert (await client.verify(created.api_key)).allowed
+            await keys.rows("UPDATE keys SET state = 'DISABLED' WHERE key_id = $1", created.key.key_id)
+            changed, seconds = now(), 0.0
+            while (await client.verify(created.api_key)).allowed and seconds < LATE_SECONDS:
+                seconds = (now() - changed) / 1e9
+                await asyncio.sleep(0)
+    print(f"\n{fault or 'no fault'}: what was changed behind the service was used for {seconds:.3f} s")
+    assert (seconds > 2 * SHORT_AGE_SECONDS + 0.5) == bool(fault)
