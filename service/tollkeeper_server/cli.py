@@ -99,6 +99,37 @@ def check_profiles_command(
     typer.echo(f"{len(found)} profiles: {', '.join(found.names)}")
 
 
+@app.command(name="canary")
+def canary_command(
+    address: Annotated[list[str], typer.Option(help="A server, host:port; give it once for each.")],
+    edge_address: Annotated[
+        list[str] | None, typer.Option(help="Where a server answers gateways; give it once for each.")
+    ] = None,
+    profile: Annotated[
+        str, typer.Option(help="The profile by which gateways ask; its API key is in Authorization: Bearer.")
+    ] = "canary",
+    tenant: Annotated[
+        str | None, typer.Option(help="Whose keys the canary makes, for root callers; else the caller's own.")
+    ] = None,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Seconds between the keys that it makes.")] = 10.0,
+) -> None:
+    """Make, verify and revoke keys over all paths until SIGTERM, and report every revoked key that is allowed.
+
+    The caller is TOLLKEEPER_TOKEN, an API key with tollkeeper:keys.write and tollkeeper:verify. Metrics are served at
+    TOLLKEEPER_METRICS_LISTEN.
+    """
+    from tollkeeper_server.canary.command import Watched, watch
+
+    watched = Watched(
+        addresses=address,
+        edge_addresses=edge_address or [],
+        profile=profile,
+        tenant_id=tenant,
+        interval_seconds=interval,
+    )
+    _run(watch(load_settings(), watched))
+
+
 def _run(work: Coroutine[Any, Any, Any]) -> Any:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(work)

@@ -38,6 +38,7 @@ AT_HOME = {
         "api",
         "edge",
         "app",
+        "canary",
         "tls",
     },
     ("asyncpg", "sqlalchemy", "alembic"): {"audit", "storage", "keys", "verify", "quota", "embedded"},
@@ -45,7 +46,7 @@ AT_HOME = {
     ("pydantic", "pydantic_settings"): {"settings"},
     ("typer",): {"cli"},
     ("jwt",): {"verify"},
-    ("prometheus_client",): {"api", "app", "ports", "storage", "keys", "verify", "quota", "usage"},
+    ("prometheus_client",): {"api", "app", "canary", "ports", "storage", "keys", "verify", "quota", "usage"},
 }
 """Which parts may know a library at all, so that its types stay there."""
 
