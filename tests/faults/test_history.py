@@ -19,7 +19,7 @@ from tests.faults.history.record import now
 from tests.faults.history.rig import history
 from tests.faults.history.server_faults import SHORT_AGE_SECONDS
 from tests.integration.keys_support import keys_on
-from tollkeeper import AsyncClient
+from tollkeeper import AsyncClient, CreatedKey
 from tollkeeper._near_cache import NearCache
 
 PROBES = int(os.environ.get("TOLLKEEPER_TEST_PROBES", "300000"))
@@ -92,6 +92,16 @@ async def test_a_clock_that_is_read_before_the_question_is_noticed(
     assert verdict.stale
 
 
+async def remembered(client: AsyncClient, root: AsyncClient) -> CreatedKey:
+    """A new key that every cache has come to know."""
+    created, another = [await root.create_key(tenant_id=TENANT) for _ in range(2)]
+    await root.revoke_key(another.key.key_id)  # with it the server has heard of all that came before
+    while (near := client._near_cache) is not None and not len(near):
+        await client.verify(created.api_key)
+    assert (await client.verify(created.api_key)).allowed
+    return created
+
+
 @pytest.mark.parametrize("fault", ["", "reads extend age"])
 @pytest.mark.parametrize("near_cache", [False, True])
 async def test_what_is_always_read_grows_old(
@@ -105,9 +115,7 @@ async def test_what_is_always_read_grows_old(
     async with nobody_else(postgres_url, redis_url, directory=tmp_path) as rig, keys_on(postgres_url) as keys:
         (server,) = rig.servers
         async with AsyncClient(server.address, token=rig.service_token, near_cache=near_cache) as client:
-            created = await rig.controller.servers[0].create_key(tenant_id=TENANT)
-            for _ in range(3):
-                assert (await client.verify(created.api_key)).allowed
+            created = await remembered(client, rig.controller.servers[0])
             await keys.rows("UPDATE keys SET state = 'DISABLED' WHERE key_id = $1", created.key.key_id)
             changed, seconds = now(), 0.0
             while (await client.verify(created.api_key)).allowed and seconds < LATE_SECONDS:

@@ -2,18 +2,20 @@
 
 import asyncio
 import contextlib
+import itertools
 import os
 import random
 import signal
 import sys
 from asyncio.subprocess import PIPE, Process
 from base64 import b64encode
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
 
 from tests.e2e.server_process import ServerProcess
 from tests.faults.history.checker import Checker, Verdict
 from tests.faults.history.controller import Controller
+from tests.faults.history.links import Link, links_to
 from tests.faults.history.record import Records
 from tests.integration.keys_support import ROOT, keys_on
 from tollkeeper import AsyncClient
@@ -27,25 +29,34 @@ READ_SECONDS = 0.5
 class Verifying:
     """A verifying process; see verifier.py."""
 
-    def __init__(self, process: Process, file: Path) -> None:
-        self._process = process
-        self.file = file
+    def __init__(self, servers: str, token: str, file: Path, *, fault: str) -> None:
+        self._command = ("-X", "faulthandler", "-m", "tests.faults.history.verifier", servers, str(file), fault)
+        self._environment = {**os.environ, "TOLLKEEPER_TOKEN": token}
+        self._process: Process
 
-    @classmethod
-    async def start(cls, servers: str, token: str, file: Path, *, fault: str) -> "Verifying":
-        """Start one."""
-        command = ("-X", "faulthandler", "-m", "tests.faults.history.verifier", servers, str(file), fault)
-        environment = {**os.environ, "TOLLKEEPER_TOKEN": token}
-        return cls(await asyncio.create_subprocess_exec(sys.executable, *command, stdin=PIPE, env=environment), file)
+    async def start(self, told: Iterable[str] = ()) -> None:
+        """Start it, and give it the commands that it missed."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, *self._command, stdin=PIPE, env=self._environment
+        )
+        for line in told:
+            self.tell(line)
+
+    @property
+    def has_crashed(self) -> bool:
+        """Whether gRPC's core brought it down, which is no fault in what it was told or has answered."""
+        return self._process.returncode == -signal.SIGSEGV
 
     def tell(self, line: str) -> None:
         """Give it a command."""
         assert self._process.stdin is not None
-        self._process.stdin.write(line.encode() + b"\n")
+        if self._process.returncode is None:
+            self._process.stdin.write(line.encode() + b"\n")
 
     def pause(self) -> None:
         """Let it hang."""
-        self._process.send_signal(signal.SIGSTOP)
+        with contextlib.suppress(ProcessLookupError):
+            self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let it go on where it was paused."""
@@ -63,7 +74,7 @@ class Verifying:
         except TimeoutError:
             self._process.kill()
             raise
-        assert code == 0, f"a verifying process failed ({code}); see its traceback"
+        assert code == 0 or self.has_crashed, f"a verifying process failed ({code}); see its traceback"
 
 
 class Server(ServerProcess):
@@ -93,13 +104,17 @@ class Server(ServerProcess):
 class Rig:
     """A history under way."""
 
-    def __init__(
-        self, *, servers: list[Server], verifying: list[Verifying], controller: Controller, service_token: str
-    ) -> None:
-        self.servers = servers
-        self.verifying = verifying
-        self.controller = controller
+    def __init__(self, *, start: Callable[[str], Server], service_token: str) -> None:
+        self._start = start
         self.service_token = service_token
+        self.servers: list[Server] = []
+        self.verifying: list[Verifying] = []
+        self.links: list[list[Link]] = []
+        """Of each verifying process to each server, if they lead through links."""
+        self.crashed = 0
+        """Verifying processes that were brought down by gRPC's core, and replaced."""
+        self._told: list[str] = []
+        self.controller: Controller
 
     async def play(self, *, probes: int, seconds: float) -> Verdict:
         """Go on until so many verifications were made and a third of them checked, or one was stale, or time is up."""
@@ -108,8 +123,45 @@ class Rig:
             async with asyncio.timeout(seconds):
                 while not checker.verdict.stale and min(checker.verdict.probes, 3 * checker.verdict.checked) < probes:
                     await asyncio.sleep(READ_SECONDS)
+                    await self._replace_crashed()
                     checker.read()
         return checker.verdict
+
+    async def start_servers(self, count: int) -> None:
+        """Start so many, and wait until they serve."""
+        self.servers += [self._start("127.0.0.1:0") for _ in range(count)]
+        await asyncio.gather(*(asyncio.to_thread(server.wait_until_serving) for server in self.servers))
+
+    async def replace(self, index: int) -> None:
+        """kill -9 of a server; another takes its place."""
+        killed = self.servers[index]
+        killed.process.kill()
+        await asyncio.to_thread(killed.ended)
+        killed.close()
+        self.servers[index] = self._start(killed.address)
+        await asyncio.to_thread(self.servers[index].wait_until_serving)
+
+    async def _replace_crashed(self) -> None:
+        for process in self.verifying:
+            if process.has_crashed:
+                self.crashed += 1
+                await process.start(self._told)
+
+    async def stop_servers(self) -> None:
+        """Stop all of them."""
+        await asyncio.gather(*(asyncio.to_thread(server.close) for server in self.servers))
+
+    async def stop_verifying(self) -> None:
+        """Stop all verifying processes, over links that are whole."""
+        for link in itertools.chain(*self.links):
+            link.heal()
+        await asyncio.gather(*(process.stop() for process in self.verifying))
+
+    def tell(self, line: str) -> None:
+        """Give a command to every verifying process."""
+        self._told.append(line)
+        for process in self.verifying:
+            process.tell(line)
 
 
 @contextlib.asynccontextmanager
@@ -125,38 +177,42 @@ async def history(
     pause_seconds: float = 0.8,
     server_fault: str = "",
     client_fault: str = "",
+    through_links: bool = False,
 ) -> AsyncIterator[Rig]:
     """Run so many servers and verifying processes, and change keys of so many owners, until the block ends."""
+
+    def start(listen: str) -> Server:
+        server = Server(directory, postgres_url, redis_url, listen=listen, fault=server_fault)
+        server.start()
+        return server
+
     root, service = await _callers(postgres_url)
+    rig = Rig(start=start, service_token=service)
     async with contextlib.AsyncExitStack() as stack:
-        running = [
-            Server(directory, postgres_url, redis_url, listen="127.0.0.1:0", fault=server_fault) for _ in range(servers)
-        ]
-        for server in running:
-            stack.push_async_callback(asyncio.to_thread, server.close)
-            server.start()
-        await asyncio.gather(*(asyncio.to_thread(server.wait_until_serving) for server in running))
-        addresses = [server.address for server in running]
+        stack.push_async_callback(rig.stop_servers)
+        await rig.start_servers(servers)
+        addresses = [server.address for server in rig.servers]
         files = [directory / f"history-{number}" for number in range(verifying)]
-        everywhere = f"ipv4:{','.join(addresses)}"
-        processes = [await Verifying.start(everywhere, service, file, fault=client_fault) for file in files]
-        stack.push_async_callback(_stop_all, processes)
-
-        def tell(line: str) -> None:
-            for process in processes:
-                process.tell(line)
-
-        controller = Controller(
+        everywhere = [f"ipv4:{','.join(addresses)}"] * verifying
+        if through_links:
+            links = [await stack.enter_async_context(links_to(addresses)) for _ in files]
+            rig.links, everywhere = [each for each, _ in links], [place for _, place in links]
+        stack.push_async_callback(rig.stop_verifying)
+        for file, place in zip(files, everywhere, strict=True):
+            process = Verifying(place, service, file, fault=client_fault)
+            await process.start()
+            rig.verifying.append(process)
+        rig.controller = Controller(
             servers=[await stack.enter_async_context(AsyncClient(each, token=root)) for each in addresses],
             checker=Checker(map(Records, files)),
-            tell=tell,
+            tell=rig.tell,
             log=directory / "mutations.jsonl",
             chance=random.Random(seed),
             pause_seconds=pause_seconds,
         )
-        controlling = asyncio.create_task(controller.run(owners=owners))
+        controlling = asyncio.create_task(rig.controller.run(owners=owners))
         try:
-            yield Rig(servers=running, verifying=processes, controller=controller, service_token=service)
+            yield rig
         finally:
             controlling.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -169,7 +225,3 @@ async def _callers(postgres_url: str) -> tuple[str, str]:
         root = await keys.create(ROOT, tenant_id="", permissions=("tollkeeper:*",))
         service = await keys.create(ROOT, permissions=("tollkeeper:verify",))
     return root.api_key, service.api_key
-
-
-async def _stop_all(processes: Sequence[Verifying]) -> None:
-    await asyncio.gather(*(process.stop() for process in processes))

@@ -65,9 +65,10 @@ class Secrets:
 class _Streamed:
     """A batch on its way over a stream."""
 
+    batch_id: int
     secrets: list[int]
-    started: int
-    unanswered: int
+    started: int = 0
+    answered: int = 0
 
 
 class Verifier:
@@ -81,19 +82,26 @@ class Verifier:
         self._chance = random.Random(os.getpid())
         self._under_way = Counter[str]()
         self._streamed: dict[int, _Streamed] = {}
-        self._to_send: asyncio.Queue[tuple[int, list[int]]] = asyncio.Queue()
+        self._to_send: asyncio.Queue[_Streamed | None] = asyncio.Queue()
+        self._is_over = False
 
     async def run(self) -> None:
-        """Verify until cancelled."""
+        """Verify until told to stop; then wait for what is on its way."""
         loop = asyncio.get_running_loop()
         due, tick = loop.time(), 0
         async with asyncio.TaskGroup() as group:
             group.create_task(self._stream())
-            while True:
-                self._tick(group, tick)
+            while not self._is_over:
+                if self.secrets.known:
+                    self._tick(group, tick)
                 tick += 1
                 due = max(due + TICK_SECONDS, loop.time() - 1)  # what was missed in a pause is not made up for
                 await asyncio.sleep(due - loop.time())
+            self._to_send.put_nowait(None)
+
+    def stop(self) -> None:
+        """Begin nothing any more."""
+        self._is_over = True
 
     def _tick(self, group: asyncio.TaskGroup, tick: int) -> None:
         """Start what is due in each way, whether or not what was started before is answered, up to a bound."""
@@ -104,7 +112,7 @@ class Verifier:
         if tick % BATCH_TICKS == 0:
             self._start(group, "batch", self._ask_at_once, self._draw(BATCH), at_most=BATCHES_MAX)
         elif len(self._streamed) + self._to_send.qsize() < BATCHES_MAX:
-            self._to_send.put_nowait((tick, self._draw(BATCH)))
+            self._to_send.put_nowait(_Streamed(tick, self._draw(BATCH)))
 
     def _start(
         self, group: asyncio.TaskGroup, what: str, ask: Callable[[list[int]], Any], secrets: list[int], *, at_most: int
@@ -155,36 +163,38 @@ class Verifier:
 
     async def _stream(self) -> None:
         """Keep one VerifyStream going, a new one whenever it breaks."""
-        while True:
+        while not self._is_over:
             call = self.plain.stubs.verification.VerifyStream(metadata=self.plain.metadata)
             answering = asyncio.create_task(self._answers(call))
-            try:
-                while True:
-                    batch_id, secrets = await self._to_send.get()
-                    self._streamed[batch_id] = _Streamed(secrets, started=now(), unanswered=len(secrets))
-                    await call.write(pb.VerifyStreamRequest(batch_id=batch_id, requests=map(self._request, secrets)))
-            except (grpc.RpcError, asyncio.InvalidStateError):
-                self._streamed.clear()
-                await asyncio.sleep(PAUSE_SECONDS)
-            finally:
-                answering.cancel()
-                await asyncio.gather(answering, return_exceptions=True)
-                call.cancel()
+            with contextlib.suppress(grpc.RpcError, asyncio.InvalidStateError):
+                while (batch := await self._to_send.get()) is not None:
+                    batch.started = now()
+                    self._streamed[batch.batch_id] = batch
+                    requests = map(self._request, batch.secrets)
+                    await call.write(pb.VerifyStreamRequest(batch_id=batch.batch_id, requests=requests))
+                await call.done_writing()
+            await answering
+            self._streamed.clear()
+            await asyncio.sleep(PAUSE_SECONDS)
 
     def _request(self, secret: int) -> pb.VerifyRequest:
         api_key = self.secrets.api_keys[secret]
         return pb.VerifyRequest(api_key=api_key, required_permissions=PERMISSIONS, client_ip=CLIENT_IP)
 
     async def _answers(self, call: Any) -> None:
-        async for answer in call:
-            ended = now()
-            batch = self._streamed[answer.batch_id]
-            for position, result in zip(answer.positions or range(BATCH), answer.results, strict=True):
-                outcome = _outcome_of(result.response) if result.HasField("response") else Outcome.FAILED
-                self._recorder.add(batch.secrets[position], Way.STREAM, outcome, batch.started, ended)
-            batch.unanswered -= len(answer.results)
-            if not batch.unanswered:
-                del self._streamed[answer.batch_id]
+        with contextlib.suppress(grpc.RpcError):
+            async for answer in call:
+                self._answered(answer)
+
+    def _answered(self, answer: pb.VerifyStreamResponse) -> None:
+        ended = now()
+        batch = self._streamed[answer.batch_id]
+        for position, result in zip(answer.positions or range(BATCH), answer.results, strict=True):
+            outcome = _outcome_of(result.response) if result.HasField("response") else Outcome.FAILED
+            self._recorder.add(batch.secrets[position], Way.STREAM, outcome, batch.started, ended)
+        batch.answered += len(answer.results)
+        if batch.answered == len(batch.secrets):
+            del self._streamed[answer.batch_id]
 
 
 def _outcome(decision: Decision | CallError) -> Outcome:
@@ -205,10 +215,10 @@ async def main(servers: str, file: Path) -> None:
     with Recorder(file) as recorder:
         verifier = Verifier(servers, os.environ["TOLLKEEPER_TOKEN"], recorder)
         async with verifier.client, verifier.plain, asyncio.TaskGroup() as group:
-            verifying = group.create_task(verifier.run())
+            group.create_task(verifier.run())
             while line := await reader.readline():
                 verifier.secrets.follow(*json.loads(line))
-            verifying.cancel()
+            verifier.stop()
 
 
 if __name__ == "__main__":
