@@ -41,9 +41,10 @@ class CanaryMetrics:
         self.rounds = Counter("tollkeeper_canary_rounds", "Canary keys that were made and ended.", registry=registry)
         self.last_round = Gauge(
             "tollkeeper_canary_last_round_timestamp_seconds",
-            "When the last round was finished, in seconds since 1970.",
+            "When the last round was finished, or else the canary begun, in seconds since 1970.",
             registry=registry,
         )
+        self.last_round.set_to_current_time()
 
     def expect(self, path: str, address: str) -> None:
         """Show zeros from the start, so that the first event is an increase."""
