@@ -255,6 +255,14 @@ def test_an_answer_that_reflects_less_than_the_last_change_comes_too_late(cache:
     assert cache.recall(question()) is not None
 
 
+def test_an_answer_that_reflects_a_change_already_outlives_its_telling(cache: NearCache) -> None:
+    fill(cache, allowed(revision=11))
+    change(cache, 11, key_id="key_1")
+    assert cache.recall(question()) is not None
+    change(cache, 12, key_id="key_1")
+    assert cache.recall(question()) is None
+
+
 def test_bounded_tombstones_never_let_an_old_answer_through(cache: NearCache) -> None:
     asks = {number: asked(cache, f"tk_{number}") for number in range(20)}
     for number in range(20):

@@ -239,7 +239,8 @@ class NearCache:
             for change in changes:
                 subject = change.key_id or (change.tenant_id, change.owner_id)
                 for question in tuple(self._of_subject.get(subject, ())):
-                    self._remove(question)
+                    if self._entries[question].decision.revision < change.revision:  # else it came first
+                        self._remove(question)
                 self._tombstones.pop(subject, None)
                 self._tombstones[subject] = change.revision
                 if len(self._tombstones) > self._tombstones_max:
