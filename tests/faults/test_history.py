@@ -43,6 +43,7 @@ async def test_no_verification_is_allowed_after_its_key_died(postgres_url: str, 
         mutations = rig.controller.returned
     print(f"\nseed {seed}: {len(mutations)} mutations\n{told(verdict)}")
     assert not verdict.stale
+    assert not verdict.refused
     assert min(verdict.probes, 3 * verdict.checked) >= PROBES
 
 
@@ -71,6 +72,7 @@ async def test_slowness_alone_makes_nothing_stale(postgres_url: str, redis_url: 
         verdict = await rig.play(probes=30_000, seconds=CAUGHT_SECONDS)
     print(f"\nservers and clients: {SLOWNESS}\n{told(verdict)}")
     assert not verdict.stale
+    assert not verdict.refused
     assert verdict.checked > 1_000
 
 

@@ -58,7 +58,26 @@ async def test_no_trouble_makes_an_answer_stale(postgres: PostgresProcess, redis
     )
     print(f"{told(verdict)}\n{rig.crashed} clients brought down by gRPC's core")
     assert not verdict.stale
+    assert not verdict.refused
     assert verdict.checked > 1_000 * ROUNDS
+
+
+async def test_a_client_that_is_forgotten_when_it_is_cut_off_is_noticed(
+    postgres_url: str, redis_url: str, tmp_path: Path
+) -> None:
+    planted = partial(history, seed=1, servers=2, verifying=2, server_fault="lost clients are forgotten")
+    async with planted(postgres_url, redis_url, directory=tmp_path, through_links=True) as rig:
+        for links in rig.links * 3:
+            await rig.play(probes=1 << 60, seconds=2)
+            for link in links:
+                link.cut()
+            await rig.play(probes=1 << 60, seconds=LEASE_SECONDS)
+            for link in links:
+                link.heal()
+            if (verdict := await rig.play(probes=1 << 60, seconds=1)).stale:
+                break
+    print(f"\nlost clients are forgotten\n{told(verdict)}")
+    assert verdict.stale
 
 
 @pytest.mark.parametrize("hanging", ["servers", "verifying"])
@@ -81,6 +100,7 @@ async def test_a_revocation_waits_for_who_hangs_no_longer_than_the_lease(
     pending = sum(change.propagation is not Propagation.EVERYWHERE for _, change in took)
     print(f"\n{hanging}[0] hangs: RevokeKey returned after {longest:.3f} s at most, {pending} PENDING\n{told(verdict)}")
     assert not verdict.stale
+    assert not verdict.refused
     assert longest > LEASE_SECONDS / 2  # it did wait
     assert longest < LEASE_SECONDS + GRACE_SECONDS + BUSY_SECONDS
 

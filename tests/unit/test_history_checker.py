@@ -40,6 +40,19 @@ def test_what_starts_and_ends_while_the_key_is_dead_is_checked(
     assert f"stale ALLOWED: {int(checked)}" in told(verdict)
 
 
+def test_what_starts_and_ends_while_the_key_lives_must_not_be_denied(tmp_path: Path) -> None:
+    checker = Checker([Records(tmp_path / "history")])
+    checker.lives(1, "it lives", since=RETURNED).until = GIVEN_BACK
+    with Recorder(tmp_path / "history") as recorder:
+        for started, ended in ((1_999, 2_500), (2_000, 3_000), (2_500, 3_001)):
+            recorder.add(1, Way.STREAM, Outcome.DENIED, started, ended)
+            recorder.add(1, Way.STREAM, Outcome.ALLOWED, started, ended)
+            recorder.add(1, Way.STREAM, Outcome.FAILED, started, ended)
+    verdict = checker.read()
+    assert verdict.of_living == 2
+    assert [probe.started for probe, _ in verdict.refused] == [2_000]
+
+
 def test_files_are_read_on_from_where_they_were_read_before(tmp_path: Path) -> None:
     checker = Checker([Records(tmp_path / "history"), Records(tmp_path / "another")])
     with Recorder(tmp_path / "history") as recorder:

@@ -7,7 +7,7 @@ verification is looked at once, so that the whole is linear in their number.
 """
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tests.faults.history.record import Outcome, Probe, Records, Way
@@ -18,8 +18,8 @@ SOON_NS = (1_000_000, 10_000_000, 100_000_000)
 
 
 @dataclass(slots=True)
-class Death:
-    """A stretch of time in which an API key must be denied."""
+class Span:
+    """A stretch of time in which an API key must be denied, or must be allowed."""
 
     cause: str
     since: int
@@ -33,8 +33,12 @@ class Verdict:
     probes: int = 0
     checked: int = 0
     """Verifications of API keys that were dead."""
-    stale: list[tuple[Probe, Death]] = field(default_factory=list)
+    stale: list[tuple[Probe, Span]] = field(default_factory=list)
     """Those of them that were ALLOWED."""
+    of_living: int = 0
+    """Verifications of API keys that nothing had been taken from, or that had it back."""
+    refused: list[tuple[Probe, Span]] = field(default_factory=list)
+    """Those of them that were denied."""
     by_way: Counter[str] = field(default_factory=Counter)
     outcomes: Counter[str] = field(default_factory=Counter)
     checked_by_way: Counter[str] = field(default_factory=Counter)
@@ -43,20 +47,32 @@ class Verdict:
     soon: list[int] = field(default_factory=lambda: [0] * len(SOON_NS))
     """How many of those checked started within 1, 10 and 100 ms of the death."""
 
+    @property
+    def is_wrong(self) -> bool:
+        """Whether any answer must not be."""
+        return bool(self.stale or self.refused)
+
 
 class Checker:
     """Follows the files of the verifying processes, and judges them by the deaths that it is told of."""
 
     def __init__(self, files: Iterable[Records]) -> None:
         self._files = list(files)
-        self._deaths: defaultdict[int, list[Death]] = defaultdict(list)
+        self._deaths: defaultdict[int, list[Span]] = defaultdict(list)
+        self._lives: defaultdict[int, list[Span]] = defaultdict(list)
         self.verdict = Verdict()
 
-    def died(self, secret: int, cause: str, *, since: int) -> Death:
+    def died(self, secret: int, cause: str, *, since: int) -> Span:
         """An API key is dead; the answer has to be told when it lives again."""
-        death = Death(cause, since)
+        death = Span(cause, since)
         self._deaths[secret].append(death)
         return death
+
+    def lives(self, secret: int, cause: str, *, since: int) -> Span:
+        """An API key lives; the answer has to be told when something is taken from it."""
+        life = Span(cause, since)
+        self._lives[secret].append(life)
+        return life
 
     def read(self) -> Verdict:
         """Judge what was recorded since the last time."""
@@ -71,17 +87,24 @@ class Checker:
         verdict.from_memory += way == Way.CLIENT and ended - started < MEMORY_NS_MAX
         verdict.by_way[way_name] += 1
         verdict.outcomes[_OUTCOMES[outcome]] += 1
-        for death in self._deaths.get(secret, ()):
-            if death.since <= started and ended <= death.until:
-                if outcome == Outcome.FAILED:
-                    return
-                verdict.checked += 1
-                verdict.checked_by_way[way_name] += 1
-                for index, bound in enumerate(SOON_NS):
-                    verdict.soon[index] += started < death.since + bound
-                if outcome == Outcome.ALLOWED:
-                    verdict.stale.append((Probe(secret, Way(way), Outcome(outcome), started, ended), death))
-                return
+        if outcome == Outcome.FAILED:
+            return
+        if death := _span(self._deaths[secret], started, ended):
+            verdict.checked += 1
+            verdict.checked_by_way[way_name] += 1
+            for index, bound in enumerate(SOON_NS):
+                verdict.soon[index] += started < death.since + bound
+            if outcome == Outcome.ALLOWED:
+                verdict.stale.append((Probe(secret, Way(way), Outcome(outcome), started, ended), death))
+        elif life := _span(self._lives[secret], started, ended):
+            verdict.of_living += 1
+            if outcome == Outcome.DENIED:
+                verdict.refused.append((Probe(secret, Way(way), Outcome(outcome), started, ended), life))
+
+
+def _span(spans: Sequence[Span], started: int, ended: int) -> Span | None:
+    """The one in which all of it falls."""
+    return next((span for span in spans if span.since <= started and ended <= span.until), None)
 
 
 _WAYS = {way.value: way.name.lower() for way in Way}
@@ -100,10 +123,11 @@ def told(verdict: Verdict) -> str:
         f"of dead API keys {verdict.checked:,}: {within} of the death",
         f"by way (of dead ones): {ways}",
         f"stale ALLOWED: {len(verdict.stale)}",
+        f"of living API keys {verdict.of_living:,}, refused: {len(verdict.refused)}",
     ]
-    for probe, death in verdict.stale[:5]:
-        late, took = (probe.started - death.since) / 1e6, (probe.ended - probe.started) / 1e6
+    for probe, span in (*verdict.stale[:5], *verdict.refused[:5]):
+        late, took = (probe.started - span.since) / 1e6, (probe.ended - probe.started) / 1e6
         lines.append(
-            f"  secret {probe.secret}, {probe.way.name}: started {late:.3f} ms after {death.cause}, took {took:.3f} ms"
+            f"  secret {probe.secret}, {probe.way.name}: started {late:.3f} ms after {span.cause}, took {took:.3f} ms"
         )
     return "\n".join(lines)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol
 
-from tests.faults.history.checker import Checker, Death
+from tests.faults.history.checker import Checker, Span
 from tests.faults.history.record import now
 from tollkeeper import AsyncClient, CallError, Limit, Propagation
 
@@ -19,6 +19,8 @@ UNLIMITED = Limit.rate("ample", 10**9, timedelta(minutes=1))
 RETRY_SECONDS = 0.05
 FORGET_SECONDS = 10.0
 RETURN_SECONDS_MAX = 60.0
+PENDING_SECONDS = 2.0
+"""An answer that took longer may be PENDING for so long."""
 EVERYONE = "0.0.0.0/0"
 ELSEWHERE = "10.0.0.0/8"
 
@@ -57,6 +59,8 @@ class Key:
     key_id: str
     owner_id: str
     secret: int
+    is_whole: bool = False
+    """Nothing is taken from it that it does not have back, its owner aside."""
 
 
 @dataclass(slots=True)
@@ -75,6 +79,8 @@ class Controller:
     _requests: int = 0
     _lives: dict[str, list[Key]] = field(default_factory=dict)
     _ended: set[int] = field(default_factory=set)
+    _suspended: set[str] = field(default_factory=set)
+    _alive: dict[int, Span] = field(default_factory=dict)
 
     async def run(self, *, owners: int) -> None:
         """Change keys until cancelled."""
@@ -94,7 +100,9 @@ class Controller:
             self._lives[owner_id].append(key)
             is_alive = True
             while is_alive:
+                self._is_whole(key, since=now())
                 await self._pause()
+                key.is_whole = False
                 is_alive = await self.chance.choice(_CHANGES)(self, key, group)
             self._lives[owner_id].remove(key)
 
@@ -152,10 +160,15 @@ class Controller:
     async def _suspend_now_and_then(self, owner_id: str) -> None:
         while True:
             await self._pause(times=8)
+            self._suspended.add(owner_id)
             secrets = [key.secret for key in self._lives[owner_id]]
             _, deaths = await self._take(secrets, "suspend", self._set_owner(owner_id, suspended=True))
             await self._pause()
-            await self._give_back(deaths, self._set_owner(owner_id, suspended=False))
+            since = await self._give_back(deaths, self._set_owner(owner_id, suspended=False))
+            self._suspended.discard(owner_id)
+            for key in self._lives[owner_id]:
+                if key.is_whole:
+                    self._is_whole(key, since=since)
 
     def _set_owner(self, owner_id: str, *, suspended: bool) -> Change:
         return lambda server, request_id: server.set_owner(
@@ -171,9 +184,11 @@ class Controller:
             await self._give_back(deaths, give)
         return True
 
-    async def _take(self, secrets: list[int], kind: str, change: Change) -> tuple[Any, dict[int, Death]]:
+    async def _take(self, secrets: list[int], kind: str, change: Change) -> tuple[Any, dict[int, Span]]:
         """Make a change after which ``secrets`` must be denied."""
         sent = now()
+        for secret in self._alive.keys() & set(secrets):
+            self._alive.pop(secret).until = sent
         answer, failures = await self._ask(change)
         returned = now()
         holds_from = returned + _left_ns(answer)
@@ -193,8 +208,14 @@ class Controller:
         self._write(kind, secrets, sent, returned, holds_from)
         return answer, deaths
 
-    async def _give_back(self, deaths: dict[int, Death], change: Change) -> None:
-        """Make a change after which the API keys may be allowed again."""
+    def _is_whole(self, key: Key, *, since: int) -> None:
+        """From ``since`` on the key has all that it ever had; so it must be allowed, if its owner is not suspended."""
+        key.is_whole = True
+        if key.owner_id not in self._suspended:
+            self._alive[key.secret] = self.checker.lives(key.secret, "it lives", since=since)
+
+    async def _give_back(self, deaths: dict[int, Span], change: Change) -> int:
+        """Make a change after which the API keys may be allowed again; and when they must be."""
         sent = now()
         for death in deaths.values():
             death.until = sent
@@ -202,6 +223,9 @@ class Controller:
         for secret in deaths.keys() - self._ended:
             self._tell("live", secret)
         self._write("give back", list(deaths), sent, now(), sent)
+        if now() - sent > PENDING_SECONDS * 1e9:  # not every answer says whether it was PENDING
+            await asyncio.sleep(PENDING_SECONDS)
+        return now()
 
     async def _ask(self, change: Change) -> tuple[Any, int]:
         """Make a change through any server, again and again until it is answered; and how often it was not."""

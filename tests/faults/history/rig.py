@@ -117,11 +117,13 @@ class Rig:
         self.controller: Controller
 
     async def play(self, *, probes: int, seconds: float) -> Verdict:
-        """Go on until so many verifications were made and a third of them checked, or one was stale, or time is up."""
+        """Go on until so many verifications were made and a third of them checked, or one was wrong, or time is up."""
         checker = self.controller.checker
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while not checker.verdict.stale and min(checker.verdict.probes, 3 * checker.verdict.checked) < probes:
+                while (
+                    not checker.verdict.is_wrong and min(checker.verdict.probes, 3 * checker.verdict.checked) < probes
+                ):
                     await asyncio.sleep(READ_SECONDS)
                     await self._replace_crashed()
                     checker.read()

@@ -14,7 +14,7 @@ from typing import Any
 from tollkeeper_server import app
 from tollkeeper_server.core.cache import Absence, RecordCache
 from tollkeeper_server.core.decision import Kept
-from tollkeeper_server.core.sessions import Sessions
+from tollkeeper_server.core.sessions import Session, Sessions
 from tollkeeper_server.keys.commands import Propagation
 from tollkeeper_server.keys.propagation import Confirmations
 from tollkeeper_server.quota import charger
@@ -49,6 +49,17 @@ def _clients_are_not_waited_for() -> None:
         return self.revision
 
     Sessions.frontier = frontier  # type: ignore[method-assign]
+
+
+def _lost_clients_are_forgotten() -> None:
+    """Who watches no more is not waited for, though its lease may hold."""
+    close = Sessions.close
+
+    def forget(self: Sessions, session: Session, *, now: float) -> None:
+        session.give_up()
+        close(self, session, now=now)
+
+    Sessions.close = forget  # type: ignore[method-assign]
 
 
 def _changes_delete() -> None:
@@ -121,6 +132,7 @@ def _age_is_short() -> None:
 _FAULTS: Mapping[str, Callable[[], None]] = {
     "mutations do not wait": _mutations_do_not_wait,
     "clients are not waited for": _clients_are_not_waited_for,
+    "lost clients are forgotten": _lost_clients_are_forgotten,
     "changes delete": _changes_delete,
     "reads extend age": _reads_extend_age,
     "clock is read before": _clock_is_read_before,
