@@ -19,7 +19,7 @@ from tests.faults.history.record import now
 from tests.faults.history.rig import history
 from tests.faults.history.server_faults import SHORT_AGE_SECONDS
 from tests.integration.keys_support import keys_on
-from tollkeeper import AsyncClient, CreatedKey
+from tollkeeper import AsyncClient, CreatedKey, Propagation
 from tollkeeper._near_cache import NearCache
 
 PROBES = int(os.environ.get("TOLLKEEPER_TEST_PROBES", "300000"))
@@ -76,22 +76,44 @@ async def test_slowness_alone_makes_nothing_stale(postgres_url: str, redis_url: 
     assert verdict.checked > 1_000
 
 
-@pytest.mark.parametrize(("paused", "which"), [("servers", "server_fault"), ("verifying", "client_fault")])
-async def test_a_clock_that_is_read_before_the_question_is_noticed(
-    postgres_url: str, redis_url: str, tmp_path: Path, paused: str, which: str
+async def test_a_client_whose_clock_is_read_before_the_question_is_noticed(
+    postgres_url: str, redis_url: str, tmp_path: Path
 ) -> None:
-    fault = {which: "clock is read before,changes are slow"}
-    planted = partial(small_history, owners=8, pause_seconds=2.0, **fault)  # what dies in a pause is dead after it
+    fault = "clock is read before,changes are slow"
+    planted = partial(small_history, owners=8, pause_seconds=2.0, client_fault=fault)
     async with planted(postgres_url, redis_url, directory=tmp_path) as rig:
-        for process in 3 * getattr(rig, paused):
+        for process in 5 * rig.verifying:
             await rig.play(probes=PROBES, seconds=1)
             process.pause()
             await rig.play(probes=PROBES, seconds=PAUSED_SECONDS)
             process.resume()
             if (verdict := await rig.play(probes=PROBES, seconds=1)).stale:
                 break
-    print(f"\n{paused} paused, {fault[which]}\n{told(verdict)}")
+    print(f"\nclients paused, {fault}\n{told(verdict)}")
     assert verdict.stale
+
+
+@pytest.mark.parametrize("fault", ["", "clock is read before,"])
+async def test_a_server_that_was_paused_knows_that_its_lease_is_over(
+    postgres_url: str, redis_url: str, tmp_path: Path, fault: str
+) -> None:
+    fault += "changes are slow"
+    nobody_else = partial(history, seed=1, servers=2, verifying=0, owners=0, server_fault=fault)
+    async with nobody_else(postgres_url, redis_url, directory=tmp_path) as rig:
+        paused, root = rig.servers[0], rig.controller.servers[1]
+        async with AsyncClient(paused.address, token=rig.service_token, verify_timeout=10) as client:
+            created = await remembered(client, root)
+            paused.pause()
+            try:
+                change = await root.revoke_key(created.key.key_id)
+                assert change.propagation is Propagation.EVERYWHERE
+                verifying = asyncio.create_task(client.verify(created.api_key))
+                await asyncio.sleep(0.5)  # the question is on its way
+            finally:
+                paused.resume()
+            decision = await verifying
+    print(f"\na server paused, {fault}: {decision.code}")
+    assert decision.allowed == ("clock" in fault)
 
 
 async def remembered(client: AsyncClient, root: AsyncClient) -> CreatedKey:

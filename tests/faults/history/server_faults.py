@@ -22,7 +22,7 @@ from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.replica import Replica
 
 SLOW_FILL_SECONDS = 0.05
-SLOW_CHANGE_SECONDS = 0.3
+SLOW_CHANGE_SECONDS = 0.5
 SHORT_AGE_SECONDS = 2.0
 QUESTIONS_A_CLOCK = 20_000
 

@@ -10,10 +10,12 @@ SERVERS are as AsyncClient takes them; the token comes in TOLLKEEPER_TOKEN. Read
 import asyncio
 import contextlib
 import json
+import math
 import os
 import random
 import signal
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -29,7 +31,8 @@ from tollkeeper.v1 import verification_service_pb2 as pb
 
 TICK_SECONDS = 0.02
 HITS = 4
-"""How often a tick each living API key is verified as users of the client do."""
+"""How often a tick each API key that lives, or has died just now, is verified as users of the client do."""
+WATCHED_SECONDS = 0.1
 BATCH = 100
 BATCH_TICKS = 2
 BATCHES_MAX = 2
@@ -46,7 +49,7 @@ class Secrets:
     def __init__(self) -> None:
         self.api_keys: dict[int, str] = {}
         self.known: list[int] = []
-        self.living: list[int] = []
+        self._watched_until: dict[int, float] = {}
 
     def follow(self, command: str, number: int, api_key: str = "") -> None:
         """Do what the controller says."""
@@ -55,10 +58,16 @@ class Secrets:
             self.known.append(number)
         if command == "forget":
             self.known.remove(number)
-        if number in self.living:
-            self.living.remove(number)
-        if command in ("know", "live"):
-            self.living.append(number)
+            self._watched_until.pop(number, None)
+        elif command == "dead":
+            self._watched_until[number] = time.monotonic() + WATCHED_SECONDS
+        else:
+            self._watched_until[number] = math.inf
+
+    def watched(self) -> list[int]:
+        """Those that live, or have died just now."""
+        now = time.monotonic()
+        return [number for number, until in self._watched_until.items() if now < until]
 
 
 @dataclass(slots=True)
@@ -105,7 +114,7 @@ class Verifier:
 
     def _tick(self, group: asyncio.TaskGroup, tick: int) -> None:
         """Start what is due in each way, whether or not what was started before is answered, up to a bound."""
-        for secret in self.secrets.living:
+        for secret in self.secrets.watched():
             self._start(group, f"{secret}", self._ask_client, [secret] * HITS, at_most=1)
         self._start(group, "client", self._ask_client, self._draw(1), at_most=ONES_MAX)
         self._start(group, "alone", self._ask_alone, self._draw(1), at_most=ONES_MAX)
