@@ -269,7 +269,16 @@ async def test_answers_that_make_no_sense_are_errors_of_those_whom_they_concern(
         await context.write(pb.VerifyStreamResponse(batch_id=batch.batch_id + 1_000))
         await context.write(pb.VerifyStreamResponse(batch_id=batch.batch_id, results=results))
 
-    for answer, message in ((one_too_few, "4 answers to 5 questions"), (empty, "the answer is empty")):
+    async def exchanged(batch: Any, context: Context) -> None:
+        answers = [pb.VerifyResponse(code=pb.DECISION_CODE_ALLOWED, request_id=it.request_id) for it in batch.requests]
+        results = [pb.VerifyResult(response=answer) for answer in (*answers[1:], answers[0])]
+        await context.write(pb.VerifyStreamResponse(batch_id=batch.batch_id, results=results))
+
+    for answer, message in (
+        (one_too_few, "4 answers to 5 questions"),
+        (empty, "the answer is empty"),
+        (exchanged, "the answer is to another question"),
+    ):
         monkeypatch.setattr(server, "_answer", answer)
         outcomes = await asyncio.gather(*verifying(client, 5), return_exceptions=True)
         assert all(isinstance(outcome, Internal) and outcome.message == message for outcome in outcomes), outcomes

@@ -93,16 +93,23 @@ def test_a_limit_is_found_by_name_and_the_keys_own_comes_first() -> None:
         decision.limit("per-day")
 
 
-def test_a_batch_is_answered_item_by_item() -> None:
+def questions(*request_ids: str) -> verification_service_pb2.BatchVerifyRequest:
+    asked = [verification_service_pb2.VerifyRequest(request_id=request_id) for request_id in request_ids]
+    return verification_service_pb2.BatchVerifyRequest(requests=asked)
+
+
+def test_a_batch_is_answered_item_by_item_and_no_answer_is_taken_for_another() -> None:
     results = verification_service_pb2.BatchVerifyResponse(
         results=[
-            verification_service_pb2.VerifyResult(response=answer(1)),
+            verification_service_pb2.VerifyResult(response=answer(1, request_id="r-1")),
             verification_service_pb2.VerifyResult(error=status_pb2.Status(code=14, message="Postgres is away")),
             verification_service_pb2.VerifyResult(),
+            verification_service_pb2.VerifyResult(response=answer(1, request_id="r-1")),
         ]
     )
-    allowed, unavailable, empty = decision_results(results, expected=3)
+    allowed, unavailable, empty, another = decision_results(results, questions("r-1", "r-2", "r-3", "r-4"))
     assert getattr(allowed, "allowed", False)
+    assert str(another) == "[Verify] INTERNAL the answer is to another question"
     assert str(unavailable) == "[Verify] UNAVAILABLE Postgres is away"
     assert isinstance(empty, Internal)
 
@@ -113,7 +120,7 @@ def test_a_batch_that_is_not_answered_in_full_is_an_error_not_a_guess(expected: 
         results=[verification_service_pb2.VerifyResult(response=answer(1))]
     )
     with pytest.raises(Internal, match="1 answers"):
-        decision_results(response, expected=expected)
+        decision_results(response, questions(*map(str, range(expected))))
 
 
 def test_every_field_of_a_key_arrives() -> None:

@@ -87,7 +87,7 @@ class VerifyStream:
         if answer is None:
             return await self._stub.Verify(request, timeout=deadline - self._loop.time(), **how)
         if isinstance(answer, pb.VerifyResult):
-            return response_of(answer)
+            return response_of(answer, request_id=request.request_id)
         raise answer
 
     async def close(self) -> None:

@@ -74,7 +74,7 @@ class AsyncVerificationCalls(AsyncCalls):
         if not request.requests:
             return []
         response = await self._call(self._stubs.verification.BatchVerify, request, timeout, self._verify_timeout)
-        return results.decisions(response, expected=len(request.requests))
+        return results.decisions(response, request)
 
     async def check_quota(
         self,

@@ -40,11 +40,13 @@ def decision(response: pb.VerifyResponse) -> Decision:
     )
 
 
-def decisions(response: pb.BatchVerifyResponse, *, expected: int) -> list[Decision | CallError]:
+def decisions(response: pb.BatchVerifyResponse, request: pb.BatchVerifyRequest) -> list[Decision | CallError]:
     """One outcome for each question, in order. Raises Internal if they are not as many as the questions."""
-    if len(response.results) != expected:
-        raise Internal("BatchVerify", "INTERNAL", f"{len(response.results)} answers to {expected} questions")
-    return [_outcome(result) for result in response.results]
+    if len(response.results) != len(request.requests):
+        fault = f"{len(response.results)} answers to {len(request.requests)} questions"
+        raise Internal("BatchVerify", "INTERNAL", fault)
+    asked = zip(response.results, request.requests, strict=True)
+    return [_outcome(result, request_id=question.request_id) for result, question in asked]
 
 
 def quota_report(response: pb.CheckQuotaResponse) -> QuotaReport:
@@ -62,20 +64,25 @@ def settlement(response: pb.SettleResponse) -> Settlement:
     return Settlement(limits=values.limit_states(response.limits), already_settled=response.already_settled)
 
 
-def response_of(result: pb.VerifyResult) -> pb.VerifyResponse:
-    """The answer to one question of many. Raises the CallError that is there instead."""
+def response_of(result: pb.VerifyResult, *, request_id: str) -> pb.VerifyResponse:
+    """The answer to the question called ``request_id``, one of many. Raises the CallError that is there instead.
+
+    An answer is known by its place, and says besides which question it is for: who is allowed must not be mistaken.
+    """
     match result.WhichOneof("result"):
-        case "response":
+        case "response" if result.response.request_id == request_id:
             return result.response
+        case "response":
+            raise Internal("Verify", "INTERNAL", "the answer is to another question")
         case "error":
             raise status_error("Verify", result.error)
         case _:
             raise Internal("Verify", "INTERNAL", "the answer is empty")
 
 
-def _outcome(result: pb.VerifyResult) -> Decision | CallError:
+def _outcome(result: pb.VerifyResult, *, request_id: str) -> Decision | CallError:
     try:
-        return decision(response_of(result))
+        return decision(response_of(result, request_id=request_id))
     except CallError as error:
         return error
 

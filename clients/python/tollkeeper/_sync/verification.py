@@ -75,7 +75,7 @@ class VerificationCalls(Calls):
         if not request.requests:
             return []
         response = self._call(self._stubs.verification.BatchVerify, request, timeout, self._verify_timeout)
-        return results.decisions(response, expected=len(request.requests))
+        return results.decisions(response, request)
 
     def check_quota(
         self,
