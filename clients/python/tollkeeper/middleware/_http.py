@@ -59,7 +59,7 @@ def refusal_headers(refused: Refused, *, api_key_header: str, rates: bool) -> He
 
 
 def rate_headers(limits: Sequence[LimitState]) -> Headers:
-    """The limits as ``RateLimit-Policy`` and ``RateLimit``, after draft-ietf-httpapi-ratelimit-headers-10.
+    """The limits as ``RateLimit-Policy`` and ``RateLimit``, after draft-ietf-httpapi-ratelimit-headers.
 
     One item for each limit that can deny: its name (an owner's limit as ``owner:name``); ``q``, units that a window
     allows, and ``qu``, the unit if it is not ``requests``; ``r``, units that remain, and ``t``, seconds until all are
