@@ -1,6 +1,7 @@
 """Bursts of calls, and what they cost: latency as the client sees it, CPU as the operating system counts it."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -20,6 +21,15 @@ def cpu_seconds(pid: int) -> float:
         return float(times.user + times.system)
     # schedstat counts nanoseconds, cpu_times hundredths of a second.
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
+
+
+def _cpu_seconds_of(pids: list[int]) -> dict[int, float]:
+    """As ``cpu_seconds``, by process; those that have ended are left out, as workers of Postgres do now and then."""
+    found = {}
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError, ProcessLookupError):
+            found[pid] = cpu_seconds(pid)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +58,14 @@ async def burst(
             latencies.append((time.perf_counter() - started) * 1e6)
 
     pids = {"": [pid], **others}
-    before = {name: sum(map(cpu_seconds, each)) for name, each in pids.items()}
+    before = {name: _cpu_seconds_of(each) for name, each in pids.items()}
     started = time.perf_counter()
     await asyncio.gather(*(caller() for _ in range(callers)))
     elapsed = time.perf_counter() - started
-    spent = {name: (sum(map(cpu_seconds, each)) - before[name]) / calls * 1e6 for name, each in pids.items()}
+    after = {name: _cpu_seconds_of(each) for name, each in pids.items()}
+    spent = {
+        name: sum(seconds - before[name][each] for each, seconds in after[name].items()) / calls * 1e6 for name in pids
+    }
     return Burst(spent.pop(""), spent, calls / elapsed, latencies)
 
 
