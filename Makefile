@@ -21,9 +21,10 @@ demo: env envoy  ## Run five public APIs behind a real Envoy, with a key for eac
 test: env envoy  ## Run all tests, on real stores; ARGS="-k revoke" picks some
 	$(BIN)/python -m pytest $(ARGS)
 
-test-long: env  ## Look for stale answers ten times as long, and under ten times the trouble; ten minutes
+test-long: env  ## Look for stale answers and wrong charges ten times as long and under ten times the trouble; 15 minutes
 	TOLLKEEPER_TEST_PROBES=3000000 $(BIN)/python -m pytest -s tests/faults/test_history.py -k died $(ARGS)
 	TOLLKEEPER_TEST_CHAOS_ROUNDS=10 $(BIN)/python -m pytest -s tests/faults/test_history_chaos.py $(ARGS)
+	TOLLKEEPER_TEST_CHARGES=100000 $(BIN)/python -m pytest -s tests/faults/test_charge_once.py -k every $(ARGS)
 
 check: env  ## Lint, format, types, and the contract with all that is made from it
 	$(BIN)/ruff check .

@@ -1,8 +1,9 @@
 """Real stores for every test: one Postgres and one Valkey for the session, a fresh database for each test."""
 
+import contextlib
 import itertools
 import tempfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import asyncpg
@@ -29,14 +30,21 @@ async def stores() -> AsyncIterator[StoreUrls]:
 @pytest.fixture
 async def postgres_url(stores: StoreUrls) -> AsyncIterator[str]:
     """URL of a fresh, migrated database."""
-    async for url in _fresh_database(stores, template="tollkeeper"):
+    async with _fresh_database(stores, template="tollkeeper") as url:
         yield url
+
+
+@pytest.fixture
+async def postgres_urls(stores: StoreUrls) -> AsyncIterator[Callable[[], Awaitable[str]]]:
+    """Gives the URL of another fresh, migrated database each time."""
+    async with contextlib.AsyncExitStack() as stack:
+        yield lambda: stack.enter_async_context(_fresh_database(stores, template="tollkeeper"))
 
 
 @pytest.fixture
 async def empty_postgres_url(stores: StoreUrls) -> AsyncIterator[str]:
     """URL of a fresh database without any table."""
-    async for url in _fresh_database(stores, template="template1"):
+    async with _fresh_database(stores, template="template1") as url:
         yield url
 
 
@@ -48,6 +56,7 @@ async def redis_url(stores: StoreUrls) -> str:
     return stores.redis
 
 
+@contextlib.asynccontextmanager
 async def _fresh_database(stores: StoreUrls, *, template: str) -> AsyncIterator[str]:
     name = f"test_{next(_numbers)}"
     admin = await asyncpg.connect(stores.postgres.replace("/tollkeeper?", "/postgres?"))

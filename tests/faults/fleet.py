@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 from tests.integration.quota_support import RECENTLY
 
 START_SECONDS = 60
 CASE_SECONDS = 100
+NOTICED_WITHIN = 5
 
 
 class Worker:
@@ -113,6 +114,21 @@ async def fleet(
         yield running
     finally:
         await asyncio.gather(*(worker.stop() for worker in running.workers))
+
+
+async def is_noticed(
+    play: Callable[[str, Path], Awaitable[bool]], postgres_urls: Callable[[], Awaitable[str]], directory: Path
+) -> bool:
+    """Whether ``play`` finds a planted fault, on a database and in a directory of its own, in one of a few tries.
+
+    A loss may come at a moment at which nothing depends on what is planted.
+    """
+    for number in range(NOTICED_WITHIN):
+        place = directory / str(number)
+        place.mkdir()
+        if await play(await postgres_urls(), place):
+            return True
+    return False
 
 
 async def until(condition: Callable[[], bool], meaning: str, *, seconds: float = 60) -> None:

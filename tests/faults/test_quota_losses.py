@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import redis.asyncio
 
-from tests.faults.fleet import Fleet, fleet, until
+from tests.faults.fleet import Fleet, fleet, is_noticed, until
 from tests.integration.valkey_process import ReplicatedValkey, ValkeyProcess, replicated_valkey, valkey_process
 
 pytestmark = pytest.mark.timeout(400)
@@ -153,8 +153,11 @@ async def test_losing_servers_and_redis_together_admits_no_unit_too_many(postgre
     ],
 )
 async def test_the_losses_notice_a_planted_fault(
-    postgres_url: str, tmp_path: Path, loss: Loss, times: int, fault: str
+    postgres_urls: Callable[[], Awaitable[str]], tmp_path: Path, loss: Loss, times: int, fault: str
 ) -> None:
-    admitted = await play(loss, postgres_url, tmp_path, fault=fault, times=times)
-    print(f"\n{loss.__name__}, {times} times, {fault}: {admitted - AMOUNT} over")
-    assert admitted > AMOUNT
+    async def admits_too_many(postgres_url: str, directory: Path) -> bool:
+        admitted = await play(loss, postgres_url, directory, fault=fault, times=times)
+        print(f"\n{loss.__name__}, {times} times, {fault}: {admitted - AMOUNT} over")
+        return admitted > AMOUNT
+
+    assert await is_noticed(admits_too_many, postgres_urls, tmp_path)

@@ -8,6 +8,7 @@ TOLLKEEPER_TEST_KILLS tells how often to kill a server or Redis, while charges a
 import asyncio
 import os
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.charging_worker import units_of
-from tests.faults.fleet import Fleet, fleet, until
+from tests.faults.fleet import Fleet, fleet, is_noticed, until
 from tests.faults.test_quota_losses import has_allowed
 from tests.integration.quota_support import AMPLE, server
 from tests.integration.valkey_process import ValkeyProcess, valkey_process
@@ -123,5 +124,10 @@ async def test_usage_is_what_was_charged(postgres_url: str, tmp_path: Path) -> N
         "nothing is given back",
     ],
 )
-async def test_planted_faults_are_noticed(postgres_url: str, tmp_path: Path, fault: str) -> None:
-    assert await play(postgres_url, tmp_path, kills=10, fault=fault) != (0, 0)
+async def test_planted_faults_are_noticed(
+    postgres_urls: Callable[[], Awaitable[str]], tmp_path: Path, fault: str
+) -> None:
+    async def is_wrong(postgres_url: str, directory: Path) -> bool:
+        return await play(postgres_url, directory, kills=10, fault=fault) != (0, 0)
+
+    assert await is_noticed(is_wrong, postgres_urls, tmp_path)
