@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import uvicorn
 
 from tollkeeper import AsyncClient, Limit
@@ -67,3 +68,13 @@ async def served(app: Any) -> AsyncIterator[str]:
     finally:
         server.should_exit = True
         await serving
+
+
+def asking(app: Any, *, peer: str = "192.0.2.1") -> httpx.AsyncClient:
+    """A client of an ASGI application, which sees it at address ``peer``."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(peer, 4711)), base_url="http://api.example")
+
+
+def bearer(api_key: str) -> dict[str, str]:
+    """The header that carries the API key."""
+    return {"authorization": f"Bearer {api_key}"}

@@ -10,7 +10,7 @@ import pytest
 import websockets.asyncio.client
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.middleware_support import NOBODY, Keys, make_keys, served
+from tests.e2e.middleware_support import NOBODY, Keys, asking, bearer, make_keys, served
 from tests.e2e.server_process import ServerProcess
 from tollkeeper import AsyncClient, DecisionCode, Unavailable
 from tollkeeper.middleware import Needs, current_decision
@@ -49,15 +49,6 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
     else:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x-own", b"1")]})
         await send({"type": "http.response.body", "body": owner.encode()})
-
-
-def asking(middleware: TollkeeperMiddleware, *, peer: str = "192.0.2.1") -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(middleware, client=(peer, 4711))
-    return httpx.AsyncClient(transport=transport, base_url="http://api.example")
-
-
-def bearer(api_key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {api_key}"}
 
 
 async def test_an_allowed_request_reaches_the_application_with_its_decision(client: AsyncClient, keys: Keys) -> None:

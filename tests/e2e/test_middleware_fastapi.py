@@ -3,13 +3,12 @@
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
-import httpx
 import pytest
 import websockets.asyncio.client
 from fastapi import Depends, FastAPI, Request, WebSocket
 from websockets.exceptions import InvalidStatus
 
-from tests.e2e.middleware_support import NOBODY, Keys, make_keys, served
+from tests.e2e.middleware_support import NOBODY, Keys, asking, bearer, make_keys, served
 from tests.e2e.server_process import ServerProcess
 from tollkeeper import AsyncClient, Decision
 from tollkeeper.middleware import current_decision
@@ -54,14 +53,6 @@ def application(api_keys: ApiKeys) -> FastAPI:
         await socket.close()
 
     return app
-
-
-def asking(app: FastAPI, *, peer: str = "192.0.2.1") -> httpx.AsyncClient:
-    return httpx.AsyncClient(transport=httpx.ASGITransport(app, client=(peer, 4711)), base_url="http://api.example")
-
-
-def bearer(api_key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {api_key}"}
 
 
 async def test_the_dependency_is_the_decision(client: AsyncClient, keys: Keys) -> None:
