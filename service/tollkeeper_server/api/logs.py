@@ -87,7 +87,7 @@ class _Lines:
     def _write(self) -> None:
         lines, self._held = self._held, []
         try:
-            self._stream.writelines(line + b"\n" for line in lines)
+            self._stream.write(b"\n".join([*lines, b""]))  # one system call, even where nothing buffers
             self._stream.flush()
         except (OSError, ValueError):  # the reader is gone, the disk is full, the stream is closed
             pass
