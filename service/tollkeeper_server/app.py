@@ -77,6 +77,7 @@ class Application:
     audit: AuditService
     verifier: Verifier
     watchers: Watchers
+    proofs: Proofs
     authenticator: CallerAuthenticator
     profiles: ProfileLibrary | None
     """None if gateways are not served."""
@@ -104,8 +105,8 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         charger = await stack.enter_async_context(charging(postgres, redis))
         usage = UsageRecorder()
         await stack.enter_async_context(_counting(usage, postgres))
-        proofs = Proofs(directory=directory, usage=usage, clock=_now)
         verifier = Verifier(directory=directory, charger=charger, usage=usage, clock=_now)
+        proofs = Proofs(verifier)
         keys = KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now)
         stack.push_async_callback(keys.close)
         yield Application(
@@ -114,6 +115,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
             audit=AuditService(postgres=postgres),
             verifier=verifier,
             watchers=replica.watchers,
+            proofs=proofs,
             authenticator=CallerAuthenticator(verifier, proofs=proofs, sign_in=_sign_in(settings)),
             profiles=await stack.enter_async_context(_profiles(settings)),
         )
@@ -195,6 +197,7 @@ async def serving(
             server,
             gate=gate,
             verifier=parts.verifier,
+            proofs=parts.proofs,
             watchers=parts.watchers,
             keys=parts.keys,
             usage=parts.usage,

@@ -14,7 +14,7 @@ from tollkeeper_server.departure import Departure
 from tollkeeper_server.development import DataDirectory, greeting
 from tollkeeper_server.ports import Listening, check_ports
 from tollkeeper_server.settings import PREFIX, Settings, StoreUrls, load_settings
-from tollkeeper_server.startup import StartupError
+from tollkeeper_server.startup import StartupError, spare_the_collector
 from tollkeeper_server.storage.migrate import migrate, schema_problem
 from tollkeeper_server.workers import workers
 
@@ -93,6 +93,7 @@ async def _serving_here(settings: Settings, stores: StoreUrls, *, departure: Dep
     from tollkeeper_server.app import application, serving  # gRPC: nothing for the parent of workers
 
     async with application(settings, stores) as parts, serving(parts, settings, departure=departure) as listening:
+        spare_the_collector()
         yield listening
 
 

@@ -18,7 +18,7 @@ from tollkeeper_server.api.logs import configure_logging
 from tollkeeper_server.app import application, serving
 from tollkeeper_server.departure import Departure
 from tollkeeper_server.settings import Settings, load_settings
-from tollkeeper_server.startup import StartupError
+from tollkeeper_server.startup import StartupError, spare_the_collector
 from tollkeeper_server.workers import HURRY
 
 
@@ -44,6 +44,7 @@ async def work(settings: Settings, *, number: int) -> None:
             application(settings, settings.given_stores()) as parts,
             serving(parts, settings, departure=departure, shares_port=True) as listening,
         ):
+            spare_the_collector()
             _tell(**listening.log_fields())
             await asyncio.get_running_loop().create_future()
 

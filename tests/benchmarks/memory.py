@@ -43,7 +43,8 @@ from tollkeeper_server.storage.redis import Redis
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.replica import Replica
-from tollkeeper_server.verify.verifier import Verification, Verifier
+from tollkeeper_server.verify.verification import Verification
+from tollkeeper_server.verify.verifier import Verifier
 
 KEYS = (1_000, 100_000, 1_000_000)
 VERIFICATIONS = 20_000

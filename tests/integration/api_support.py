@@ -50,8 +50,8 @@ class Log:
     def bind(self) -> Self:
         return self
 
-    def info(self, event: str, **fields: Any) -> None:
-        self._lines.append({"event": event, **fields})
+    def info(self, event: str, *, each: Sequence[dict[str, Any]] = ({},), **fields: Any) -> None:
+        self._lines += [{"event": event, **fields, **more} for more in each]
 
     error = info
 
@@ -119,6 +119,7 @@ async def api_on(
                 **gate,
             ),
             verifier=parts.verifier,
+            proofs=parts.proofs,
             watchers=parts.watchers,
             keys=parts.keys,
             usage=parts.usage,

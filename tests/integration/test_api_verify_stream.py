@@ -14,7 +14,7 @@ from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api import verify_stream
 from tollkeeper_server.core.limits import Limit, LimitKind
 from tollkeeper_server.verify.begun import Begun, Outcome, together
-from tollkeeper_server.verify.verifier import Verification
+from tollkeeper_server.verify.verification import Verification
 
 FIVE_A_MINUTE = Limit(name="burst", kind=LimitKind.RATE, unit="requests", amount=5, window_seconds=60)
 SECONDS = 10

@@ -1,6 +1,7 @@
 """The access log loses no line: one for each call, in order, soon, and all of them before the server is gone."""
 
 import asyncio
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -18,8 +19,8 @@ class Log:
     def bind(self) -> Self:
         return self
 
-    def info(self, event: str, **fields: Any) -> None:
-        self.lines.append({"event": event, **fields})
+    def info(self, event: str, *, each: Sequence[dict[str, Any]]) -> None:
+        self.lines += [{"event": event, **fields} for fields in each]
         self.told.set()
 
     @property

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tollkeeper.v1 import key_pb2, limit_pb2
 from tollkeeper.v1 import verification_service_pb2 as pb
-from tollkeeper_server.api.answers import STARTS_MAX, Answers
+from tollkeeper_server.api.answers import LIMITS_MAX, STARTS_MAX, Answers
 from tollkeeper_server.api.convert import duration_from, timestamp_from
 from tollkeeper_server.api.convert_keys import identity_message
 from tollkeeper_server.api.convert_limits import LIMIT_KINDS, LIMIT_SCOPES
@@ -58,7 +58,11 @@ decisions = st.builds(
 
 @given(decisions)
 def test_an_answer_tells_all_of_its_decision_and_nothing_of_another(decision: Decision) -> None:
-    assert SHARED.of(decision) == in_full(decision)
+    assert answer(SHARED, decision) == in_full(decision)
+
+
+def answer(answers: Answers, decision: Decision) -> pb.VerifyResponse:
+    return pb.VerifyResponse.FromString(answers.of(decision))
 
 
 def in_full(decision: Decision) -> pb.VerifyResponse:
@@ -100,15 +104,40 @@ def in_full(decision: Decision) -> pb.VerifyResponse:
 def test_a_key_that_changed_is_told_as_it_is_now() -> None:
     answers = Answers()
     told = [
-        answers.of(Decision(code=DecisionCode.ALLOWED, request_id="r", key=key))
+        answer(answers, Decision(code=DecisionCode.ALLOWED, request_id="r", key=key))
         for key in (KEY, replace(KEY, metadata={"plan": "pro"}))
     ]
-    assert [answer.key.metadata["plan"] for answer in told] == ["free", "pro"]
+    assert [each.key.metadata["plan"] for each in told] == ["free", "pro"]
 
 
 def test_keys_that_come_and_go_are_never_taken_for_each_other_and_never_fill_the_memory() -> None:
     answers = Answers()
     for number in range(2 * STARTS_MAX):
         key = replace(KEY, key_id=f"key_{number}")
-        assert answers.of(Decision(code=DecisionCode.ALLOWED, request_id="r", key=key)).key.key_id == key.key_id
+        told = answer(answers, Decision(code=DecisionCode.ALLOWED, request_id="r", key=key))
+        assert told.key.key_id == key.key_id
     assert len(answers._starts) == STARTS_MAX
+
+
+def test_limits_that_come_and_go_are_never_taken_for_each_other_and_never_fill_the_memory() -> None:
+    answers = Answers()
+    for used in range(2 * LIMITS_MAX):
+        limits = (limit_state(used),)
+        for _ in range(2):  # made, and found
+            told = answer(answers, Decision(code=DecisionCode.ALLOWED, request_id="r", key=KEY, limits=limits))
+            assert [state.used for state in told.limits] == [used]
+    assert len(answers._limits) == LIMITS_MAX
+
+
+def limit_state(used: int) -> LimitState:
+    return LimitState(
+        name="per-day",
+        kind=LimitKind.QUOTA,
+        unit="requests",
+        limit=1000,
+        used=used,
+        reset_at=NOW,
+        exceeded=False,
+        shadow=False,
+        scope=LimitScope.KEY,
+    )

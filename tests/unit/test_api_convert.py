@@ -212,7 +212,8 @@ def test_the_state_of_a_key_is_that_of_now() -> None:
 def test_what_is_absent_stays_absent() -> None:
     message = convert_keys.key_message(key(), now=NOW)
     assert not any(message.HasField(name) for name in ("expires_at", "revoked_at", "last_used_at", "rotation"))
-    response = Answers().of(Decision(code=DecisionCode.KEY_INVALID, request_id="r"))
+    answer = Answers().of(Decision(code=DecisionCode.KEY_INVALID, request_id="r"))
+    response = verification_service_pb2.VerifyResponse.FromString(answer)
     assert {field.name for field, _ in response.ListFields()} == {"code", "message", "request_id"}
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
 
@@ -39,8 +39,8 @@ class Log:
     def bind(self) -> Self:
         return self
 
-    def info(self, event: str, **fields: Any) -> None:
-        self.lines.append({"event": event, "level": "info", **fields})
+    def info(self, event: str, *, each: Sequence[dict[str, Any]] = ({},), **fields: Any) -> None:
+        self.lines += [{"event": event, "level": "info", **fields, **more} for more in each]
         self._call_told.set()
 
     def error(self, event: str, **fields: Any) -> None:
@@ -375,7 +375,7 @@ async def test_a_call_that_expired_before_it_was_looked_at_is_not_begun(harness:
     context = Expired()
     handler: Any = harness.gate.handler(SERVICE.methods_by_name["Verify"], harness.service.Verify)
     with pytest.raises(grpc.aio.AbortError):
-        await handler.unary_unary(pb.VerifyRequest(), context)
+        await handler.unary_unary(b"", context)
     assert context.refusal is grpc.StatusCode.DEADLINE_EXCEEDED
     assert harness.authenticator.asked == []
     assert harness.service.calls == 0

@@ -17,7 +17,7 @@ from tollkeeper.v1 import (
     usage_service_pb2,
     verification_service_pb2,
 )
-from tollkeeper_server.api.redaction import REDACTED, mask, mask_bytes, redact, redacted
+from tollkeeper_server.api.redaction import REDACTED, mask, redact, redacted
 from tollkeeper_server.core.credential import Keyring, default_length, length_bounds
 from tollkeeper_server.keys.ids import new_key_id
 
@@ -136,10 +136,9 @@ def test_an_api_key_of_ours_is_known_by_its_shape_anywhere_in_a_line(prefix: str
     for number in range(50):
         api_key = keyring.mint(prefix=prefix, length=length, seed=keyring.new_seed(bytes(31) + bytes([number])))
         line = f'{{"error": "no such key {api_key}"}}'
-        assert mask(line) == f'{{"error": "no such key {prefix}_{REDACTED}"}}'
-        assert mask_bytes(line.encode()) == mask(line).encode()
+        assert mask(line.encode()).decode() == f'{{"error": "no such key {prefix}_{REDACTED}"}}'
 
 
 def test_identifiers_are_not_taken_for_api_keys() -> None:
     line = f"{new_key_id(datetime.now(UTC))} {'0123456789abcdef' * 4} tk_…7Gq2 call_failed"
-    assert mask(line) == line
+    assert mask(line.encode()).decode() == line

@@ -7,8 +7,7 @@ killed. A server that is stopped writes all of them first.
 
 import asyncio
 import time
-from datetime import UTC, datetime
-from typing import Protocol
+from typing import Any, Protocol
 
 from structlog.typing import FilteringBoundLogger
 
@@ -23,7 +22,7 @@ class Told(Protocol):
     ended_at: float
     """When that was, in seconds since 1970."""
 
-    def log_fields(self) -> dict[str, str | float]: ...
+    def log_fields(self) -> dict[str, Any]: ...
 
 
 class AccessLog:
@@ -46,5 +45,5 @@ class AccessLog:
     def flush(self) -> None:
         """Write the lines that wait."""
         pending, self._pending = self._pending, []
-        for call in pending:
-            self._log.info("call", timestamp=datetime.fromtimestamp(call.ended_at, UTC), **call.log_fields())
+        if pending:
+            self._log.info("call", each=[call.log_fields() for call in pending])

@@ -2,9 +2,11 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from datetime import UTC, datetime
 from time import perf_counter
 from typing import Any
 
+from tollkeeper_server.api.metadata import Metadata
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.decision import DecisionCode
 
@@ -19,7 +21,9 @@ class Call:
         "decision",
         "draining",
         "ended_at",
+        "metadata",
         "method",
+        "place",
         "readmit",
         "reason",
         "request_id",
@@ -49,6 +53,10 @@ class Call:
         """What Verify decided."""
         self.verifications = 0
         """How many came in batches."""
+        self.metadata: Metadata = ()
+        """What came with it."""
+        self.place: bytes | None = None
+        """Where to remember it, if that is worth while; see ``Repeats``."""
         self._caller: Caller | None = None
 
     @property
@@ -68,15 +76,19 @@ class Call:
             names |= {"caller": self._caller.name, "tenant": self._caller.tenant_id}
         return names
 
-    def log_fields(self) -> dict[str, str | float]:
+    def log_fields(self) -> dict[str, Any]:
         """What is told of it once it has ended: what was known of it by then, and only that."""
-        fields: dict[str, str | float] = {
+        fields: dict[str, Any] = {
+            "timestamp": datetime.fromtimestamp(self.ended_at, UTC),
             "method": self.method,
             "code": self.code,
             "duration_ms": round(self.seconds * 1000, 3),
             "peer": self.address,
-            **self.names(),
+            "request_id": self.request_id,
         }
+        if self._caller is not None:
+            fields["caller"] = self._caller.name
+            fields["tenant"] = self._caller.tenant_id
         if self.decision is not None:
             fields["decision"] = self.decision.value
         if self.verifications:

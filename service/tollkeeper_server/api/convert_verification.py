@@ -10,7 +10,8 @@ from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, De
 from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.quota.settlements import Settlement
-from tollkeeper_server.verify.verifier import QuotaReport, Verification
+from tollkeeper_server.verify.verification import Verification
+from tollkeeper_server.verify.verifier import QuotaReport
 
 DECISION_CODES = enum_map(DecisionCode, verification_service_pb2.DecisionCode, prefix="DECISION_CODE_")
 DEGRADATION_REASONS = enum_map(
@@ -51,13 +52,9 @@ def charges_from(charges: Mapping[str, int]) -> Mapping[str, int]:
     return dict(charges) if charges else _CHARGES_DEFAULT
 
 
-def verify_response(decision: Decision, *, start: bytes) -> verification_service_pb2.VerifyResponse:
-    """The decision, of which ``start`` tells the code and the key; see ``answer_start``."""
-    response = verification_service_pb2.VerifyResponse.FromString(start)
-    response.request_id = decision.request_id
-    response.revision = decision.revision
-    if decision.limits:
-        response.limits.extend(map(limit_state_message, decision.limits))
+def answer_rest(decision: Decision) -> verification_service_pb2.VerifyResponse:
+    """What few answers have to tell: how long to wait, what is held, kept, or was done without."""
+    response = verification_service_pb2.VerifyResponse()
     if decision.retry_after is not None:
         response.retry_after.CopyFrom(duration_from(decision.retry_after))
     if decision.reservation_id:

@@ -23,7 +23,7 @@ from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.admission import Admission, overloaded
 from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.errors import Context, DeadlineExceeded, Internal, abort, status_code
-from tollkeeper_server.api.metadata import Metadata, bearer_token, call_id, peer_address
+from tollkeeper_server.api.metadata import bearer_token, call_id, peer_address
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError, Unavailable, Violation
@@ -33,6 +33,8 @@ DEADLINE_SLACK_SECONDS = 0.5
 """A deadline that is later than a call may take by no more than this is left to bound the call alone."""
 
 Handler = Callable[..., Any]
+Recall = Callable[[bytes, Call], bytes | Coroutine[Any, Any, bytes] | None]
+"""Gives the answer to a message, encoded, or the work that is left for it; None if it has to be read."""
 HandlerT = TypeVar("HandlerT", bound=Handler)
 T = TypeVar("T")
 
@@ -52,7 +54,8 @@ def rpc(permission: CallerPermission | None, *, open_to_users: bool = False) -> 
     ``open_to_users`` lets signed-in users in as well: what answers knows that only what is theirs is there for them.
 
     A unary RPC is answered by ``async def Name(self, request, call)``, a streaming one by an async generator that takes
-    an iterator of requests instead. Either answers messages of the RPC's type, or raises a TollkeeperError.
+    an iterator of requests instead. Either answers messages of the RPC's type, a unary one also such a message encoded,
+    or raises a TollkeeperError.
     """
 
     def mark(handler: HandlerT) -> HandlerT:
@@ -78,24 +81,30 @@ class Gate:
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """To be set when the server is about to go."""
 
-    def handler(self, method: MethodDescriptor, answer: Handler) -> "grpc.RpcMethodHandler[Any, Any]":
-        """What gRPC serves ``method`` with; ``answer`` is marked with ``rpc``."""
-        route = _Route(self, method, answer)
-        decode = _decoder(GetMessageClass(method.input_type))
+    def handler(
+        self, method: MethodDescriptor, answer: Handler, *, recall: Recall | None = None
+    ) -> "grpc.RpcMethodHandler[Any, Any]":
+        """What gRPC serves ``method`` with; ``answer`` is marked with ``rpc``.
+
+        ``recall`` may answer a unary call before it is read, and stands for who calls and that it may.
+        """
+        route = _Route(self, method, answer, recall)
+        if not method.client_streaming:
+            return grpc.unary_unary_rpc_method_handler(route.unary)  # it reads and writes by itself
         encode = GetMessageClass(method.output_type).SerializeToString
-        if method.client_streaming:
-            return grpc.stream_stream_rpc_method_handler(route.stream, decode, encode)
-        return grpc.unary_unary_rpc_method_handler(route.unary, decode, encode)
+        return grpc.stream_stream_rpc_method_handler(route.stream, route.decode, encode)
 
 
 class _Route:
     """The way of every call of one RPC."""
 
-    def __init__(self, gate: Gate, method: MethodDescriptor, answer: Handler) -> None:
+    def __init__(self, gate: Gate, method: MethodDescriptor, answer: Handler, recall: Recall | None) -> None:
         self._gate = gate
+        self._recall = recall
         self._log = gate.log.bind()  # once, not at each call
         self._name = method.name
         self._message = method.input_type.full_name
+        self._from_bytes = GetMessageClass(method.input_type).FromString
         self._message_names_calls = "request_id" in method.input_type.fields_by_name
         self._metrics = gate.metrics.of(method.name)
         self._admission = gate.admission
@@ -104,15 +113,27 @@ class _Route:
         self._open_to_users: bool = getattr(answer, _OPEN_TO_USERS)
         self._answer = answer
 
-    async def unary(self, request: Any, context: Context) -> Message:
+    async def unary(self, received: bytes, context: Context) -> bytes:
         call = self._begin(context)
         self._admission.under_way += 1
         try:
+            call.metadata = context.invocation_metadata() or ()
             remaining = context.time_remaining()
+            is_late = remaining is not None and remaining <= 0
+            answer = None
+            if self._recall is not None and self._admission.under_way <= self._room and not is_late:
+                answer = self._recall(received, call)
+            if isinstance(answer, bytes):
+                return answer
+            if answer is None:
+                answer = self._one(call, received, is_late=is_late)
             if remaining is None or remaining > self._gate.call_seconds_max + DEADLINE_SLACK_SECONDS:
-                return await self._bounded(self._one(call, request, context))
-            # Else gRPC cancels the call at its deadline, and a timer of ours would only cost.
-            return await self._one(call, request, context, is_late=remaining <= 0)
+                response = await self._bounded(answer)
+            else:  # gRPC cancels the call at its deadline, and a timer of ours would only cost
+                response = await answer
+            if _is_expired(context):  # so that no late answer passes for a timely one
+                raise DeadlineExceeded
+            return response
         except (asyncio.CancelledError, Exception) as error:
             await self._fail(call, context, error)
         finally:
@@ -128,33 +149,31 @@ class _Route:
         finally:
             self._end(call)
 
-    async def _one(self, call: Call, request: Any, context: Context, *, is_late: bool = False) -> Message:
-        received = context.invocation_metadata() or ()
+    async def _one(self, call: Call, received: bytes, *, is_late: bool) -> bytes:
+        request = self.decode(received)
         named = request.request_id if self._message_names_calls and request is not _UNREADABLE else ""
-        call.request_id = call_id(received, named=named)
+        call.request_id = call_id(call.metadata, named=named)
         if is_late:
             raise DeadlineExceeded
         if self._admission.under_way > self._room:
             raise overloaded()
-        await self._admit(call, received)
-        response: Message = await self._answer(self._readable(request), call)
-        if _is_expired(context):  # so that no late answer passes for a timely one
-            raise DeadlineExceeded
-        return response
+        await self._admit(call)
+        response: Message | bytes = await self._answer(self._readable(request), call)
+        return response if isinstance(response, bytes) else response.SerializeToString()
 
     async def _many(self, call: Call, requests: AsyncIterable[Any], context: Context) -> None:
-        received = context.invocation_metadata() or ()
-        call.request_id = call_id(received, named="")
+        call.metadata = context.invocation_metadata() or ()
+        call.request_id = call_id(call.metadata, named="")
         call.draining = self._gate.draining
-        call.readmit = partial(self._admit, call, received)
+        call.readmit = partial(self._admit, call)
         await call.readmit()
         await context.send_initial_metadata(())  # tells a client that waits for it that it is let in
         async with aclosing(self._answer(self._all_readable(requests), call)) as responses:
             async for response in responses:
                 await context.write(response)
 
-    async def _admit(self, call: Call, received: Metadata) -> None:
-        call.caller = await self._gate.authenticator.authenticate(bearer_token(received), address=call.address)
+    async def _admit(self, call: Call) -> None:
+        call.caller = await self._gate.authenticator.authenticate(bearer_token(call.metadata), address=call.address)
         if self._permission is not None:
             call.caller.require(self._permission, open_to_users=self._open_to_users)
 
@@ -169,6 +188,13 @@ class _Route:
         if bound.expired():
             raise DeadlineExceeded
         return result
+
+    def decode(self, received: bytes) -> Any:
+        """The message, or what stands for one that is not of its type."""
+        try:
+            return self._from_bytes(received)
+        except DecodeError:
+            return _UNREADABLE
 
     def _readable(self, request: Any) -> Any:
         if request is _UNREADABLE:
@@ -206,16 +232,6 @@ class _Route:
 
 _UNREADABLE = object()
 """Stands for a message that is not of its type, until it is known who sent it."""
-
-
-def _decoder(message: type[Message]) -> Callable[[bytes], Any]:
-    def decode(received: bytes) -> Any:
-        try:
-            return message.FromString(received)
-        except DecodeError:
-            return _UNREADABLE
-
-    return decode
 
 
 def _is_expired(context: Context) -> bool:

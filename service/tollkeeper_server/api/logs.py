@@ -4,7 +4,8 @@ Events are constant snake_case names, what varies are fields. Nothing logs a req
 twice: its values while they have names, and the finished text. Tracebacks come without local variables, where API keys
 live.
 
-Lines below WARNING are written together, once the event loop has nothing else to do that came before them.
+Lines below WARNING are written together, once the event loop has nothing else to do that came before them. An event
+with ``each``, a list of mappings, stands for as many lines.
 """
 
 import asyncio
@@ -12,7 +13,7 @@ import atexit
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from datetime import UTC, datetime
 from typing import Any, BinaryIO, Literal, TextIO
 
@@ -20,11 +21,15 @@ import orjson
 import structlog
 from structlog.typing import Processor
 
-from tollkeeper_server.api.redaction import mask, mask_bytes, redact
+from tollkeeper_server.api.redaction import mask, redact
 
 LogFormat = Literal["auto", "json", "pretty"]
 HELD_MAX = 1_000
 """So many lines are not held back."""
+
+Line = Callable[[str, MutableMapping[str, Any]], bytes]
+"""What a line looks like, by its level and what it tells."""
+_ORJSON = orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z
 
 LogLevel = Literal["debug", "info", "warning", "error"]
 
@@ -45,7 +50,7 @@ def configure_logging(
     pretty = log_format == "pretty" or (log_format == "auto" and stream.isatty())
     number = getattr(logging, level.upper())
     structlog.configure(
-        processors=[*_with(fields or {}), *(_pretty(colors=stream.isatty()) if pretty else [_json])],
+        processors=[*_with(fields or {}), _each(_pretty(colors=stream.isatty()) if pretty else _json)],
         wrapper_class=structlog.make_filtering_bound_logger(number),
         logger_factory=lambda *_: _Lines(stream.buffer),
         cache_logger_on_first_use=True,
@@ -108,19 +113,30 @@ class _FromLibraries(logging.Handler):
         structlog.get_logger().log(level, message, logger=record.name, exc_info=record.exc_info)
 
 
-def _json(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+def _each(line: Line) -> Processor:
+    """Masked lines: one for each of the mappings under ``each``, with what is common to all; one if there is none."""
+
+    def lines(_: Any, level: str, event: MutableMapping[str, Any]) -> bytes:
+        each = event.pop("each", None)
+        if each is None:
+            return mask(line(level, event))
+        return mask(b"\n".join([line(level, {**event, **fields}) for fields in each]))
+
+    return lines
+
+
+def _json(level: str, event: MutableMapping[str, Any]) -> bytes:
     """Everything in one step, since there is a line for every call."""
     if "exc_info" in event:
-        event = structlog.processors.format_exc_info(_, level, event)
+        event = structlog.processors.format_exc_info(None, level, event)
     moment = event.pop("timestamp", None)
-    redact(_, level, event)
+    redact(None, level, event)
     event["level"] = level
     event["timestamp"] = moment or datetime.now(UTC)
     try:
-        line = orjson.dumps(event, default=_opaque, option=orjson.OPT_NON_STR_KEYS | orjson.OPT_UTC_Z)
+        return orjson.dumps(event, default=_opaque, option=_ORJSON)
     except TypeError:  # integers beyond 64 bits, text that is not Unicode
-        line = json.dumps(event, default=_opaque, skipkeys=True).encode()
-    return mask_bytes(line)
+        return json.dumps(event, default=_opaque, skipkeys=True).encode()
 
 
 def _opaque(value: object) -> str:
@@ -130,19 +146,15 @@ def _opaque(value: object) -> str:
     return f"<{type(value).__name__}>"
 
 
-def _stamp(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    moment = event.pop("timestamp", None) or datetime.now(UTC)
-    event["timestamp"] = moment.isoformat().replace("+00:00", "Z")
-    return event
-
-
-def _pretty(*, colors: bool) -> list[Processor]:
+def _pretty(*, colors: bool) -> Line:
     render = structlog.dev.ConsoleRenderer(
         colors=colors, exception_formatter=structlog.dev.plain_traceback, sort_keys=False
     )
-    return [
-        structlog.processors.add_log_level,
-        _stamp,
-        redact,
-        lambda logger, level, event: mask(render(logger, level, event)).encode(errors="backslashreplace"),
-    ]
+
+    def line(level: str, event: MutableMapping[str, Any]) -> bytes:
+        event["level"] = level
+        moment = event.pop("timestamp", None) or datetime.now(UTC)
+        event["timestamp"] = moment.isoformat().replace("+00:00", "Z")
+        return render(None, level, redact(None, level, event)).encode(errors="backslashreplace")
+
+    return line

@@ -23,9 +23,14 @@ _IDS_PER_DRAW = 256
 is_request_id = re.compile(REQUEST_ID_PATTERN).fullmatch
 
 
+def shown_credentials(metadata: Metadata) -> list[str | bytes]:
+    """What the caller shows, as it came."""
+    return [value for name, value in metadata if name == AUTHORIZATION]
+
+
 def bearer_token(metadata: Metadata) -> str:
     """The API key that the caller shows. Raises Unauthenticated unless there is exactly one."""
-    shown = [value for name, value in metadata if name == AUTHORIZATION]
+    shown = shown_credentials(metadata)
     if not shown:
         raise Unauthenticated(f"the call needs {_EXPECTED}", reason="CALLER_CREDENTIALS_MISSING")
     if len(shown) > 1:

@@ -7,7 +7,7 @@ from tollkeeper_server.api.metadata import is_request_id
 from tollkeeper_server.api.validation import VERIFY
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.policy import Use
-from tollkeeper_server.verify.verifier import Verification
+from tollkeeper_server.verify.verification import Verification
 
 KNOWN_MAX = 4096
 

@@ -33,8 +33,7 @@ _SECRET_NAMES = frozenset(
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
 # An API key of ours ends in "_" and at least 34 letters and digits; nothing else that is logged does.
-_API_KEY_TAIL = re.compile(r"_[0-9A-Za-z]{34,}")
-_API_KEY_TAIL_BYTES = re.compile(_API_KEY_TAIL.pattern.encode())
+_API_KEY_TAIL = re.compile(rb"_[0-9A-Za-z]{34,}")
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -64,14 +63,9 @@ def redacted(value: Any) -> Any:
     return value
 
 
-def mask(line: str) -> str:
-    """The line without anything that looks like an API key of ours."""
-    return _API_KEY_TAIL.sub("_" + REDACTED, line)
-
-
-def mask_bytes(line: bytes) -> bytes:
-    """As ``mask``."""
-    return _API_KEY_TAIL_BYTES.sub(b"_" + REDACTED.encode(), line)
+def mask(lines: bytes) -> bytes:
+    """The lines without anything that looks like an API key of ours."""
+    return _API_KEY_TAIL.sub(b"_" + REDACTED.encode(), lines)
 
 
 def _is_secret(name: Any) -> bool:

@@ -1,7 +1,8 @@
 """Everything that this server speaks, put onto a gRPC server."""
 
-from collections.abc import AsyncIterable, AsyncIterator, Callable
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import grpc
@@ -12,7 +13,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 from tollkeeper.v1 import audit_service_pb2, key_service_pb2, usage_service_pb2, verification_service_pb2
 from tollkeeper_server.api.audit import AuditServicer
 from tollkeeper_server.api.call import Call
-from tollkeeper_server.api.handler import Gate, rpc
+from tollkeeper_server.api.handler import Gate, Recall, rpc
 from tollkeeper_server.api.health import HealthServicer
 from tollkeeper_server.api.keys import KeyServicer
 from tollkeeper_server.api.usage import UsageServicer
@@ -20,6 +21,7 @@ from tollkeeper_server.api.verification import VerificationServicer
 from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.usage.service import UsageService
+from tollkeeper_server.verify.proofs import Proofs
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
@@ -33,12 +35,15 @@ HEALTH_SERVICE = health_pb2.DESCRIPTOR.services_by_name["Health"]
 SERVICES = (VERIFICATION_SERVICE, KEY_SERVICE, USAGE_SERVICE, AUDIT_SERVICE)
 """The services of Tollkeeper's own contract."""
 
+_NO_RECALLS: Mapping[str, Recall] = MappingProxyType({})
+
 
 def register(
     server: grpc.aio.Server,
     *,
     gate: Gate,
     verifier: Verifier,
+    proofs: Proofs,
     watchers: Watchers,
     keys: KeyService,
     usage: UsageService,
@@ -47,8 +52,10 @@ def register(
     with_reflection: bool,
 ) -> HealthServicer:
     """Put every service onto ``server``, all but health behind ``gate``; whoever calls has health to drain."""
-    servicers = {
-        VERIFICATION_SERVICE: VerificationServicer(verifier=verifier, watchers=watchers, metrics=gate.metrics),
+    verification = VerificationServicer(verifier=verifier, proofs=proofs, watchers=watchers, metrics=gate.metrics)
+    recalls = {"Verify": verification.repeats.recall}
+    server.add_generic_rpc_handlers((generic_handler(VERIFICATION_SERVICE, verification, gate, recalls=recalls),))
+    servicers: dict[ServiceDescriptor, object] = {
         KEY_SERVICE: KeyServicer(keys=keys, clock=clock),
         USAGE_SERVICE: UsageServicer(usage=usage),
         AUDIT_SERVICE: AuditServicer(audit=audit),
@@ -76,9 +83,14 @@ class ReflectionServicer:
             yield response
 
 
-def generic_handler(service: ServiceDescriptor, servicer: object, gate: Gate) -> grpc.GenericRpcHandler:
+def generic_handler(
+    service: ServiceDescriptor, servicer: object, gate: Gate, *, recalls: Mapping[str, Recall] = _NO_RECALLS
+) -> grpc.GenericRpcHandler:
     """What gRPC serves ``service`` with: every method behind ``gate``, answered by ``servicer``'s of that name."""
     return grpc.method_handlers_generic_handler(
         service.full_name,
-        {method.name: gate.handler(method, getattr(servicer, method.name)) for method in service.methods},
+        {
+            method.name: gate.handler(method, getattr(servicer, method.name), recall=recalls.get(method.name))
+            for method in service.methods
+        },
     )

@@ -17,6 +17,7 @@ from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.questions import Questions, visible_tenant
+from tollkeeper_server.api.repeats import Repeats
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE
 from tollkeeper_server.api.verify_stream import LateResults, Results, VerificationStream
 from tollkeeper_server.api.watch import watch
@@ -24,6 +25,7 @@ from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.verify.begun import Begun, Outcome, as_they_come, at_once, together
+from tollkeeper_server.verify.proofs import Proofs
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
@@ -31,20 +33,23 @@ from tollkeeper_server.verify.watchers import Watchers
 class VerificationServicer:
     """Answers verifications of one at a time and of many."""
 
-    def __init__(self, *, verifier: Verifier, watchers: Watchers, metrics: CallMetrics) -> None:
+    def __init__(self, *, verifier: Verifier, proofs: Proofs, watchers: Watchers, metrics: CallMetrics) -> None:
         self._verifier = verifier
         self._watchers = watchers
         self._metrics = metrics
         self._questions = Questions()
         self._answers = Answers()
+        self.repeats = Repeats(verifier=verifier, proofs=proofs, answers=self._answers, metrics=metrics)
 
     @rpc(CallerPermission.VERIFY)
-    async def Verify(self, request: pb.VerifyRequest, call: Call) -> pb.VerifyResponse:
-        """One verification."""
+    async def Verify(self, request: pb.VerifyRequest, call: Call) -> bytes:
+        """One verification, its answer encoded."""
         # Never the id that a header gave: one request of a user may cost several verifications, each charged once.
         call.request_id = _id_of(request)
-        decision = await self._verifier.verify(self._questions.read(request, call.caller, request_id=call.request_id))
+        question = self._questions.read(request, call.caller, request_id=call.request_id)
+        decision = await self._verifier.verify(question)
         call.decision = decision.code
+        self.repeats.remember(request, question, decision, call)
         return self._answer(decision)
 
     @rpc(CallerPermission.VERIFY)
@@ -125,14 +130,14 @@ class VerificationServicer:
                 begun.append(self._verifier.begin(question))
         return ids, begun
 
-    def _answer(self, decision: Decision) -> pb.VerifyResponse:
+    def _answer(self, decision: Decision) -> bytes:
         self._metrics.decided(decision.code)
         return self._answers.of(decision)
 
     def _result(self, outcome: Outcome, *, request_id: str) -> pb.VerifyResult:
         if isinstance(outcome, TollkeeperError):
             return pb.VerifyResult(error=status_of(outcome, request_id=request_id))
-        return pb.VerifyResult(response=self._answer(outcome))
+        return pb.VerifyResult(response=pb.VerifyResponse.FromString(self._answer(outcome)))
 
 
 def _id_of(request: pb.VerifyRequest) -> str:

@@ -16,7 +16,8 @@ from tollkeeper_server.edge.credentials import Credential, find_credential
 from tollkeeper_server.edge.http_request import UNREADABLE
 from tollkeeper_server.edge.outcome import Outcome, outcome_of
 from tollkeeper_server.edge.profile import EdgeCode, Profile
-from tollkeeper_server.verify.verifier import Verification, Verifier
+from tollkeeper_server.verify.verification import Verification
+from tollkeeper_server.verify.verifier import Verifier
 
 _PROVEN = frozenset({DecisionCode.ALLOWED, DecisionCode.RESOURCE_DENIED, DecisionCode.PERMISSION_DENIED})
 """Decisions on a key with which nothing is wrong."""

@@ -9,7 +9,8 @@ from tollkeeper_server.core.errors import Unauthenticated
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.verify.proofs import Proofs
 from tollkeeper_server.verify.sign_in import SignIn, is_sign_in_token
-from tollkeeper_server.verify.verifier import Verification, Verifier
+from tollkeeper_server.verify.verification import Verification
+from tollkeeper_server.verify.verifier import Verifier
 
 
 class CallerAuthenticator:
@@ -31,22 +32,16 @@ class CallerAuthenticator:
             return recognized
         if self._sign_in is not None and is_sign_in_token(token):
             return await self._sign_in.authenticate(token, address=address)
-        decision = await self._verifier.verify(
-            Verification(
-                api_key=token,
-                tenant_id=None,
-                use=_use_from(address),
-                charges={},
-                by_caller=True,
-            )
-        )
+        asked = Verification(api_key=token, tenant_id=None, use=_use_from(address), charges={}, by_caller=True)
+        decision = await self._verifier.verify(asked)
         if not decision.allowed:
             raise Unauthenticated(
                 f"the caller was not recognized: {MESSAGES[decision.code]}", reason=f"CALLER_{decision.code}"
             )
         assert decision.key is not None, "what is allowed was proven"
-        self._proofs.remember(token, address=address)
-        return Caller.of(decision.key, address=address)
+        caller = Caller.of(decision.key, address=address)
+        self._proofs.remember(caller, asked, decision)
+        return caller
 
 
 @lru_cache(maxsize=4096)

@@ -93,6 +93,11 @@ class KeyDirectory:
             return False
         return self._cache.get(record.digest, now=self._clock()) is record
 
+    @property
+    def revision(self) -> int:
+        """What answers from memory reflect."""
+        return self._replica.revision
+
     async def find_by_key_id(self, key_id: str) -> tuple[Key | None, Owner | None]:
         """The key named ``key_id`` and its owner, always from the truth."""
         return await self._by_key_id.submit(key_id)

@@ -7,7 +7,7 @@ Cheap and pure comes first, spending last. A denial is a value; an exception mea
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationR
 from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
 from tollkeeper_server.core.key import Key, Owner
 from tollkeeper_server.core.limits import LimitState
-from tollkeeper_server.core.policy import Use, judge
+from tollkeeper_server.core.policy import judge
 from tollkeeper_server.core.value import value
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
@@ -24,31 +24,7 @@ from tollkeeper_server.quota.settlements import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.begun import Begun, Outcome
 from tollkeeper_server.verify.directory import Found, KeyDirectory
-
-
-@value
-class Verification:
-    """The question: may this API key be used so, now, at this cost?"""
-
-    api_key: str = field(repr=False)
-    """As the end client sent it; empty if it sent none."""
-    tenant_id: str | None
-    """Only this tenant's keys are known; None knows every tenant's."""
-    use: Use
-    charges: Mapping[str, int]
-    """Amount by unit; empty charges nothing and looks at no limit."""
-    consume: bool = True
-    """False decides as if the charge were made, charges nothing and leaves no trace in the usage."""
-    reserve: bool = False
-    """Hold the charge until it is settled."""
-    keep: int = 0
-    """To how many verifications like this one the answer may be given, this one included; 0 if it is not kept."""
-    once_id: str = ""
-    """Under it the key is charged once, however often it is asked; empty if the request named none."""
-    by_caller: bool = False
-    """The API key is that of a caller of this server: its use is noted, and counts as no verification."""
-    min_revision: int = 0
-    request_id: str = ""
+from tollkeeper_server.verify.verification import Precedent, Verification
 
 
 class KeptUse(NamedTuple):
@@ -87,6 +63,11 @@ class Verifier:
         self._usage = usage
         self._clock = clock
 
+    @property
+    def revision(self) -> int:
+        """What answers from memory reflect."""
+        return self._directory.revision
+
     async def verify(self, verification: Verification) -> Decision:
         """Decide, and charge if the decision is ALLOWED.
 
@@ -107,6 +88,36 @@ class Verifier:
         if judged is None:
             return _or_fault(self.verify(verification))
         return judged if isinstance(judged, Decision) else _or_fault(self._charge(verification, judged))
+
+    def precedent(self, verification: Verification, decision: Decision) -> Precedent | None:
+        """What ``decision``, the answer to ``verification``, is for later ones that ask the same.
+
+        None if it was not ALLOWED, or not by a record that is in memory now.
+        """
+        if not decision.allowed or verification.min_revision:
+            return None
+        found = self._directory.recall(verification.api_key)
+        record = found.record if isinstance(found, Found) else None
+        if record is None or record.key is not decision.key or not self._directory.holds(record):
+            return None
+        return Precedent.of(verification, record)
+
+    def allows_again(self, precedent: Precedent) -> bool:
+        """Whether to decide the same anew would give ALLOWED, from memory and without a charge; the trace is the same.
+
+        Takes a fraction of the time. If it is False, nobody knows yet.
+        """
+        if precedent.is_charged or (now := self._holds_at(precedent)) is None:
+            return False
+        self._record(precedent.record, DecisionCode.ALLOWED, precedent.verification, now)
+        return True
+
+    def charge_again(self, precedent: Precedent, *, request_id: str) -> Coroutine[Any, Any, Decision] | None:
+        """As ``allows_again``, where the charge decides: the work that is left, under a new ``request_id``."""
+        if not precedent.is_charged or (now := self._holds_at(precedent)) is None:
+            return None
+        admitted = _Admitted(precedent.record.key, precedent.record, self._directory.revision, now, request_id)
+        return self._charge(precedent.verification, admitted)
 
     async def check_quota(
         self,
@@ -163,6 +174,13 @@ class Verifier:
             if key is not None and tenant_id in (None, key.tenant_id):
                 self._usage.record_kept(key, verifications=use.verifications, charges=use.charges, now=now)
 
+    def _holds_at(self, precedent: Precedent) -> datetime | None:
+        """The time, if the rules allow the same now."""
+        if not self._directory.holds(precedent.record):
+            return None
+        now = self._clock()
+        return now if now < precedent.ends_at else None
+
     def _judge_from_memory(self, verification: Verification) -> "Decision | _Admitted | None":
         """As ``_judge``; None if memory does not know the key."""
         if not verification.api_key:
@@ -186,10 +204,8 @@ class Verifier:
             self._record(secret, DecisionCode.KEY_INVALID, verification, now)
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
         code = judge(key, verification.use, now=now, owner=secret.owner)
-        if code is DecisionCode.ALLOWED and verification.charges:
-            limited = key.limits or (secret.owner is not None and secret.owner.limits)
-            if limited or verification.reserve or verification.keep:
-                return _Admitted(key, secret, found.revision, now)
+        if code is DecisionCode.ALLOWED and verification.is_charged_to(secret):
+            return _Admitted(key, secret, found.revision, now, request_id)
         self._record(secret, code, verification, now)
         return Decision(code=code, key=key, secret=secret.secret, revision=found.revision, request_id=request_id)
 
@@ -219,7 +235,7 @@ class Verifier:
             reservation_id=outcome.reservation_id,
             degradations=outcome.degradations,
             revision=admitted.revision,
-            request_id=verification.request_id,
+            request_id=admitted.request_id,
             kept=_until_end(outcome.kept, key.expires_at, secret.expires_at, now=admitted.at),
         )
 
@@ -289,6 +305,7 @@ class _Admitted(NamedTuple):
     secret: SecretRecord
     revision: int
     at: datetime
+    request_id: str
 
 
 async def _or_fault(work: Coroutine[Any, Any, Decision]) -> Outcome:
