@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -157,6 +158,27 @@ async def test_each_repeated_call_is_charged_and_no_unit_too_many_is_let_through
     assert codes.count(pb.DECISION_CODE_QUOTA_EXCEEDED) == 20 - left
     assert all(answer.limits[0].kind == limit_pb2.LIMIT_KIND_QUOTA for answer in answers)
     assert max(answer.limits[0].used for answer in answers) == 5
+
+
+async def test_what_is_asked_again_under_one_id_is_charged_once(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = Reads(monkeypatch)
+    created = await api.key(limits=(replace(FIVE_A_DAY, amount=100),))
+    await learned(api, pb.VerifyRequest(api_key=created.api_key), api.root, reads)
+    before = reads.number
+
+    async def used(*names: str) -> int:
+        requests = [pb.VerifyRequest(api_key=created.api_key, request_id=name) for name in names]
+        batch = await api.verification.BatchVerify(pb.BatchVerifyRequest(requests=requests), metadata=api.root)
+        ones = [await api.verification.Verify(request, metadata=api.root) for request in requests]
+        answers = [result.response for result in batch.results] + ones
+        assert [answer.request_id for answer in answers] == [*names, *names]
+        assert {answer.code for answer in answers} == {pb.DECISION_CODE_ALLOWED}
+        return max(int(answer.limits[0].used) for answer in answers)
+
+    first = await used("a", "b", "c")
+    assert await used("a", "b", "c") == first
+    assert await used("c", "d") == first + 1
+    assert reads.number == before
 
 
 async def test_credentials_that_are_ambiguous_are_refused_also_where_the_call_is_known(

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from tollkeeper_server.core.cache import RecordCache
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.credential import Keyring
-from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import Key, KeyState, Owner
 from tollkeeper_server.core.policy import Use
@@ -30,6 +29,8 @@ KEYRING = Keyring(peppers={1: b"p" * 32}, tag_keys={1: b"t" * 32})
 API_KEY = KEYRING.mint(prefix="tk", length=43, seed=KEYRING.new_seed(os.urandom(32)))
 AGE_MAX = 60.0
 LEASE = 1000.0
+run = asyncio.new_event_loop().run_until_complete
+"""Runs a coroutine; always in the same loop, for parts belong to the one that they were used in first."""
 NO_CHARGER: Charger = None  # type: ignore[assignment]
 
 
@@ -71,24 +72,18 @@ class Memory:
         subjects = (record.key.key_id,)
         assert self.cache.put(record.digest, record, subjects=subjects, revision=revision, now=self.at)
 
-    def decided(self, address: str) -> tuple[Verification, Decision] | None:
-        """What comes of verifying the API key; None if it cannot be done without a store."""
-        use = Use(client_ip=ip_address(address) if address else None)
-        asked = Verification(api_key=API_KEY, tenant_id=None, use=use, charges={}, by_caller=True)
-        try:
-            return asked, asyncio.run(self.verifier.verify(asked))
-        except Unavailable:
-            return None
-
     def verified(self, address: str) -> Caller | None:
         """Who is let in if the API key is verified; None if it is not, or not without a store."""
-        _, decision = self.decided(address) or (None, None)
-        return Caller.of(decision.key, address=address) if decision and decision.allowed and decision.key else None
+        try:
+            decision = run(self.verifier.verify(shown(address)))
+        except Unavailable:
+            return None
+        return Caller.of(decision.key, address=address) if decision.allowed and decision.key else None
 
     def remember(self, address: str) -> None:
         """Remember whoever is let in now."""
-        if (decided := self.decided(address)) and decided[1].key:
-            self.proofs.remember(Caller.of(decided[1].key, address=address), *decided)
+        if (caller := self.verified(address)) is not None:
+            self.proofs.remember(caller, shown(address))
         self.usage.take()
 
     def traces(self) -> list[Any]:
@@ -97,6 +92,12 @@ class Memory:
             [(minute.key.key_id, minute.starts_at, minute.digests, minute.networks()) for minute in usage.take()]
             for usage in (self.usage, self.usage_of_proofs)
         ]
+
+
+def shown(address: str) -> Verification:
+    """What is asked of a caller's API key that is shown from ``address``."""
+    use = Use(client_ip=ip_address(address) if address else None)
+    return Verification(api_key=API_KEY, tenant_id=None, use=use, charges={}, by_caller=True)
 
 
 def record(**fields: Any) -> SecretRecord:

@@ -1,6 +1,5 @@
 """A call that repeats an earlier one is answered as if it were the first: same decision, same trace, no key kept."""
 
-import asyncio
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -10,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry
 
-from tests.unit.memory_support import AGE_MAX, API_KEY, KEYRING, LEASE, NOW, Memory, record, records
+from tests.unit.memory_support import AGE_MAX, API_KEY, KEYRING, LEASE, NOW, Memory, record, records, run
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api import repeats
 from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.verification import VerificationServicer
-from tollkeeper_server.core.errors import TollkeeperError
+from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.verify.callers import CallerAuthenticator
 from tollkeeper_server.verify.directory import KeyDirectory
@@ -36,8 +35,8 @@ def caller(shown: SecretRecord) -> SecretRecord:
 class Server:
     """Verify as it is served from memory, at any time."""
 
-    def __init__(self) -> None:
-        self.memory = Memory()
+    def __init__(self, memory: Memory | None = None) -> None:
+        self.memory = memory or Memory()
         verifier = self.memory.verifier
         proofs = Proofs(verifier)
         self.authenticator = CallerAuthenticator(verifier, proofs=proofs)
@@ -68,7 +67,7 @@ class Server:
             return await self.servicer.Verify(request, call)
 
         try:
-            return pb.VerifyResponse.FromString(asyncio.run(work()))
+            return pb.VerifyResponse.FromString(run(work()))
         except TollkeeperError:
             return None
 
@@ -84,13 +83,17 @@ class Server:
         )
 
 
+moments = st.sampled_from([0.0, 5.0, 9.99, 10.0, 30.0, AGE_MAX, LEASE])
+changes = st.sampled_from(["", "", "key_1", "key_2"])
+
+
 @given(
     key=records,
     calling=records,
     then=st.none() | records,
-    changed=st.sampled_from(["", "", "key_1", "key_2"]),
+    changed=changes,
     address=st.sampled_from([HOME, HOME, ELSEWHERE]),
-    at=st.sampled_from([0.0, 5.0, 9.99, 10.0, 30.0, AGE_MAX, LEASE]),
+    at=moments,
 )
 def test_what_is_recalled_is_what_would_be_read(
     key: SecretRecord, calling: SecretRecord, then: SecretRecord | None, changed: str, address: str, at: float
@@ -107,7 +110,26 @@ def compare(
     address: str = HOME,
     at: float = 0.0,
 ) -> bool:
-    """Whether the third call was recalled; what was told of it then, and its trace, are right."""
+    """Whether the third call was recalled; then it and its trace are as of a server that remembers no call."""
+    server = asked_twice(key, calling, then=then, changed=changed, at=at)
+    again, anew = server.call(address), server.call(address)
+    recalled, recalled_trace = server.recall(ASKED, again), server.traces()
+    read, read_trace = Server(server.memory).read(ASKED, anew), server.traces()
+    if recalled is None:
+        return False
+    assert read is not None
+    assert recalled.request_id == again.request_id != anew.request_id
+    recalled.request_id = read.request_id
+    assert recalled == read
+    assert (again.caller, again.decision) == (anew.caller, anew.decision)
+    assert recalled_trace == read_trace
+    return True
+
+
+def asked_twice(
+    key: SecretRecord, calling: SecretRecord, *, then: SecretRecord | None = None, changed: str = "", at: float = 0.0
+) -> Server:
+    """A server that was asked twice, to which something happened then."""
     server = Server()
     server.memory.store(key)
     server.memory.store(caller(calling))
@@ -120,18 +142,52 @@ def compare(
     if then is not None:
         server.memory.store(then if changed != "key_2" else caller(then), revision=2)
     server.traces()
-    again, anew = server.call(address), server.call(address)
-    recalled, recalled_trace = server.recall(ASKED, again), server.traces()
-    read, read_trace = server.read(ASKED, anew), server.traces()
-    if recalled is None:
-        return False
-    assert read is not None
-    assert recalled.request_id == again.request_id != anew.request_id
-    recalled.request_id = read.request_id
-    assert recalled == read
-    assert (again.caller, again.decision) == (anew.caller, anew.decision)
-    assert recalled_trace == read_trace
-    return True
+    return server
+
+
+@given(key=records, then=st.none() | records, changed=changes, at=moments)
+def test_a_question_that_was_asked_before_is_answered_as_if_it_were_the_first(
+    key: SecretRecord, then: SecretRecord | None, changed: str, at: float
+) -> None:
+    compare_questions(key, then=then, changed=changed, at=at)
+
+
+def compare_questions(
+    key: SecretRecord, *, then: SecretRecord | None = None, changed: str = "", at: float = 0.0
+) -> None:
+    """Under another id, which makes it another call."""
+    server = asked_twice(key, record(), then=then, changed=changed, at=at)
+    asked = pb.VerifyRequest(request_id="r-1")
+    asked.MergeFrom(ASKED)
+    once_more, trace = server.read(asked, server.call()), server.traces()
+    anew, trace_anew = Server(server.memory).read(asked, server.call()), server.traces()
+    assert once_more == anew
+    assert trace == trace_anew
+
+
+def test_a_question_that_was_asked_before_is_not_read_whatever_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = asked_twice(record(), record())
+    monkeypatch.setattr(server.servicer._questions, "read", None)
+    asked = pb.VerifyRequest(request_id="r-1")
+    asked.MergeFrom(ASKED)
+    answer = server.read(asked, server.call())
+    assert answer is not None
+    assert (answer.code, answer.request_id) == (pb.DECISION_CODE_ALLOWED, "r-1")
+
+
+def test_an_id_that_is_not_valid_is_refused_also_where_the_question_is_known() -> None:
+    server = asked_twice(record(), record())
+    asked = pb.VerifyRequest(request_id="no space")
+    asked.MergeFrom(ASKED)
+    with pytest.raises(InvalidArgument):
+        server.servicer._begin_one(asked, called(server), request_id="new")
+
+
+def called(server: Server) -> Call:
+    """A call of which it is known who calls."""
+    call = server.call()
+    call.caller = run(server.authenticator.authenticate(TOKEN, address=HOME))
+    return call
 
 
 def test_the_third_call_of_its_kind_is_recalled() -> None:
@@ -170,7 +226,7 @@ def test_a_request_with_an_id_of_its_own_is_read_each_time() -> None:
 
 
 def test_what_is_remembered_is_bounded_and_holds_no_api_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(repeats, "KNOWN_MAX", 5)
+    monkeypatch.setattr(repeats, "REPEATS_MAX", 5)
     monkeypatch.setattr(repeats, "SEEN_MAX", 7)
     server = Server()
     server.memory.store(record())
@@ -178,9 +234,9 @@ def test_what_is_remembered_is_bounded_and_holds_no_api_key(monkeypatch: pytest.
     for number in range(20):
         for _ in range(2):
             server.ask(pb.VerifyRequest(api_key=API_KEY, resource=f"r{number}"))
-    assert len(server.repeats._known) == 5
-    assert len(server.repeats._seen) == 7
-    remembered = repr((server.repeats._known, server.repeats._seen))
+    assert len(server.repeats._repeats) == 5
+    assert len(server.repeats._repeats._seen) == 7
+    remembered = repr((vars(server.repeats._repeats), vars(server.servicer._precedents)))
     assert API_KEY not in remembered
     assert TOKEN not in remembered
 
@@ -192,10 +248,14 @@ def test_a_repeat_believed_without_looking_would_be_noticed(fault: str, monkeypa
             planted.setattr(KeyDirectory, "holds", lambda *_: True)
             with pytest.raises(AssertionError):
                 compare(record(), record(), changed="key_1")
+            with pytest.raises(AssertionError):
+                compare_questions(record(), changed="key_1")
         elif fault == "ends_at":
             planted.setattr(Precedent, "ends_at", NOW + timedelta(days=1))
             with pytest.raises(AssertionError):
                 compare(record(expires_at=NOW + timedelta(seconds=5)), record(), at=10)
+            with pytest.raises(AssertionError):
+                compare_questions(record(expires_at=NOW + timedelta(seconds=5)), at=10)
         else:
             of = Places.of
             planted.setattr(Places, "of", lambda self, message: of(self, message[max(0, message.find(b" Bearer ")) :]))

@@ -30,11 +30,11 @@ class Answers:
 
     def of(self, decision: Decision) -> bytes:
         """What is told of ``decision``."""
-        parts = [self.start(decision), self.end(decision.request_id, decision.revision)]
+        answer = self.start(decision) + self.end(decision.request_id, decision.revision)
         if decision.limits:
-            parts.append(self._of_limits(decision.limits))
-        parts.append(answer_rest(decision).SerializeToString())
-        return b"".join(parts)
+            answer += self._of_limits(decision.limits)
+        rest = answer_rest(decision)
+        return answer if rest is None else answer + rest.SerializeToString()
 
     def start(self, decision: Decision) -> bytes:
         """What is told of the code and the key, the same for every such decision about the same API key."""

@@ -52,8 +52,11 @@ def charges_from(charges: Mapping[str, int]) -> Mapping[str, int]:
     return dict(charges) if charges else _CHARGES_DEFAULT
 
 
-def answer_rest(decision: Decision) -> verification_service_pb2.VerifyResponse:
+def answer_rest(decision: Decision) -> verification_service_pb2.VerifyResponse | None:
     """What few answers have to tell: how long to wait, what is held, kept, or was done without."""
+    kept = decision.kept
+    if decision.retry_after is None and not decision.reservation_id and not decision.degradations and kept is None:
+        return None
     response = verification_service_pb2.VerifyResponse()
     if decision.retry_after is not None:
         response.retry_after.CopyFrom(duration_from(decision.retry_after))
@@ -61,8 +64,8 @@ def answer_rest(decision: Decision) -> verification_service_pb2.VerifyResponse:
         response.reservation_id = decision.reservation_id
     if decision.degradations:
         response.degradations.extend(_degradation_messages(decision.degradations))
-    if decision.kept is not None:
-        response.kept.CopyFrom(_kept_message(decision.kept))
+    if kept is not None:
+        response.kept.CopyFrom(_kept_message(kept))
     return response
 
 

@@ -7,6 +7,7 @@ from tollkeeper_server.api.metadata import is_request_id
 from tollkeeper_server.api.validation import VERIFY
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.policy import Use
+from tollkeeper_server.verify.proofs import Places
 from tollkeeper_server.verify.verification import Verification
 
 KNOWN_MAX = 4096
@@ -22,6 +23,17 @@ class Questions:
 
     def __init__(self) -> None:
         self._known: set[tuple[str, str, tuple[str, ...]]] = set()
+        self._places = Places()
+
+    def place(self, request: pb.VerifyRequest, caller: Caller) -> bytes:
+        """Where to remember what ``caller`` asks in ``request``, by whatever id: a hash, so that no API key stays."""
+        named = request.request_id
+        if named:
+            request.ClearField("request_id")
+        place = self._places.of(f"{caller.tenant_id} ".encode() + request.SerializeToString())
+        if named:
+            request.request_id = named
+        return place
 
     def read(self, request: pb.VerifyRequest, caller: Caller, *, request_id: str, at: str = "") -> Verification:
         """What ``request``, which itself is found ``at`` the call's, asks on behalf of ``caller``.

@@ -24,10 +24,15 @@ from tollkeeper_server.api.watch import watch
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
+from tollkeeper_server.core.recurring import Recurring
 from tollkeeper_server.verify.begun import Begun, Outcome, as_they_come, at_once, together
 from tollkeeper_server.verify.proofs import Proofs
+from tollkeeper_server.verify.verification import Precedent
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
+
+PRECEDENTS_MAX = 8_192
+SEEN_MAX = 16_384
 
 
 class VerificationServicer:
@@ -39,6 +44,7 @@ class VerificationServicer:
         self._metrics = metrics
         self._questions = Questions()
         self._answers = Answers()
+        self._precedents = Recurring[Precedent](values_max=PRECEDENTS_MAX, seen_max=SEEN_MAX)
         self.repeats = Repeats(verifier=verifier, proofs=proofs, answers=self._answers, metrics=metrics)
 
     @rpc(CallerPermission.VERIFY)
@@ -46,11 +52,14 @@ class VerificationServicer:
         """One verification, its answer encoded."""
         # Never the id that a header gave: one request of a user may cost several verifications, each charged once.
         call.request_id = _id_of(request)
-        question = self._questions.read(request, call.caller, request_id=call.request_id)
-        decision = await self._verifier.verify(question)
-        call.decision = decision.code
-        self.repeats.remember(request, question, decision, call)
-        return self._answer(decision)
+        begun = self._begin_one(request, call, request_id=call.request_id)
+        outcome = begun if isinstance(begun, Decision | TollkeeperError) else await begun
+        if isinstance(outcome, TollkeeperError):
+            raise outcome
+        call.decision = outcome.code
+        if call.place is not None and outcome.allowed and not request.request_id:
+            self._remember(request, outcome, call)
+        return self._answer(outcome)
 
     @rpc(CallerPermission.VERIFY)
     async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> pb.BatchVerifyResponse:
@@ -123,12 +132,29 @@ class VerificationServicer:
         begun: list[Begun] = []
         for position, (request, request_id) in enumerate(zip(requests, ids, strict=True)):
             try:
-                question = self._questions.read(request, call.caller, request_id=request_id, at=at.format(position))
+                begun.append(self._begin_one(request, call, request_id=request_id, at=at.format(position)))
             except TollkeeperError as fault:
                 begun.append(fault)
-            else:
-                begun.append(self._verifier.begin(question))
         return ids, begun
+
+    def _begin_one(self, request: pb.VerifyRequest, call: Call, *, request_id: str, at: str = "") -> Begun:
+        """Begin to decide one. What was asked before, and allowed, is neither read nor judged again."""
+        named = request.request_id
+        place = self._questions.place(request, call.caller)
+        precedent = self._precedents.get(place)
+        if precedent is not None and named in ("", request_id):
+            again = self._verifier.begin_again(precedent, request_id=request_id, once_id=named)
+            if again is not None:
+                return again
+        question = self._questions.read(request, call.caller, request_id=request_id, at=at)
+        if self._precedents.recurs(place) and (precedent := self._verifier.precedent(question)) is not None:
+            self._precedents.put(place, precedent)
+        return self._verifier.begin(question)
+
+    def _remember(self, request: pb.VerifyRequest, decision: Decision, call: Call) -> None:
+        precedent = self._precedents.get(self._questions.place(request, call.caller))
+        if precedent is not None:
+            self.repeats.remember(precedent, decision, call)
 
     def _answer(self, decision: Decision) -> bytes:
         self._metrics.decided(decision.code)

@@ -40,7 +40,7 @@ class CallerAuthenticator:
             )
         assert decision.key is not None, "what is allowed was proven"
         caller = Caller.of(decision.key, address=address)
-        self._proofs.remember(caller, asked, decision)
+        self._proofs.remember(caller, asked)
         return caller
 
 

@@ -84,14 +84,18 @@ class KeyDirectory:
             return remembered
         return digests
 
-    def holds(self, record: SecretRecord | None) -> bool:
-        """Whether ``record`` is still what memory has behind its API key, and may answer with; quicker than ``recall``.
+    def holds(self, *records: SecretRecord) -> bool:
+        """Whether each is still what memory has behind its API key, and may answer with; quicker than ``recall``.
 
         Never so for API keys of other systems, for which one of ours may have come to stand since.
         """
-        if record is None or record.algorithm is not Algorithm.PEPPERED or not self._replica.may_answer():
+        if not self._replica.may_answer():
             return False
-        return self._cache.get(record.digest, now=self._clock()) is record
+        now, recall = self._clock(), self._cache.get
+        for record in records:
+            if record.algorithm is not Algorithm.PEPPERED or recall(record.digest, now=now) is not record:
+                return False
+        return True
 
     @property
     def revision(self) -> int:

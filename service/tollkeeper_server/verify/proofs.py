@@ -5,7 +5,6 @@ import os
 from typing import NamedTuple
 
 from tollkeeper_server.core.caller import Caller
-from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.verify.verification import Precedent, Verification
 from tollkeeper_server.verify.verifier import Verifier
 
@@ -56,9 +55,9 @@ class Proofs:
         """What is remembered; whether it still counts is not looked at."""
         return self._proofs.get(self._place(api_key, address))
 
-    def remember(self, caller: Caller, verification: Verification, decision: Decision) -> None:
-        """Remember ``caller``, whom ``decision`` on ``verification`` lets in, if that was made from memory."""
-        precedent = self._verifier.precedent(verification, decision)
+    def remember(self, caller: Caller, verification: Verification) -> None:
+        """Remember ``caller``, whom ``verification`` lets in, if memory knows."""
+        precedent = self._verifier.precedent(verification)
         if precedent is None:
             return
         place = self._place(verification.api_key, caller.address)

@@ -48,7 +48,8 @@ class Precedent(NamedTuple):
     """A verification of which the rules allowed everything but the charge.
 
     They would again, for they look at nothing but the record and the time: as long as the directory still has, and may
-    answer with, the very record that was found, and until that ends. It holds no API key.
+    answer with, the very record that was found, and until that ends. It holds no API key, and no
+    ids.
     """
 
     verification: Verification
@@ -62,5 +63,5 @@ class Precedent(NamedTuple):
     def of(cls, verification: Verification, record: SecretRecord) -> "Precedent":
         """That the rules allow ``verification`` of the API key behind which ``record`` was found."""
         ends = [moment for moment in (record.expires_at, record.key.expires_at) if moment is not None]
-        unproven = replace(verification, api_key="")
-        return cls(unproven, record, min(ends, default=_NEVER), verification.is_charged_to(record))
+        nameless = replace(verification, api_key="", request_id="", once_id="")
+        return cls(nameless, record, min(ends, default=_NEVER), verification.is_charged_to(record))

@@ -89,35 +89,48 @@ class Verifier:
             return _or_fault(self.verify(verification))
         return judged if isinstance(judged, Decision) else _or_fault(self._charge(verification, judged))
 
-    def precedent(self, verification: Verification, decision: Decision) -> Precedent | None:
-        """What ``decision``, the answer to ``verification``, is for later ones that ask the same.
-
-        None if it was not ALLOWED, or not by a record that is in memory now.
-        """
-        if not decision.allowed or verification.min_revision:
-            return None
+    def precedent(self, verification: Verification) -> Precedent | None:
+        """What later verifications that ask the same can rely on: None unless memory knows that the rules allow it."""
         found = self._directory.recall(verification.api_key)
         record = found.record if isinstance(found, Found) else None
-        if record is None or record.key is not decision.key or not self._directory.holds(record):
+        if record is None or verification.min_revision or verification.tenant_id not in (None, record.key.tenant_id):
             return None
-        return Precedent.of(verification, record)
+        precedent = Precedent.of(verification, record)
+        now = self._time_if_held(precedent)
+        if now is None or judge(record.key, verification.use, now=now, owner=record.owner) is not DecisionCode.ALLOWED:
+            return None
+        return precedent
 
-    def allows_again(self, precedent: Precedent) -> bool:
-        """Whether to decide the same anew would give ALLOWED, from memory and without a charge; the trace is the same.
+    def allows_again(self, *precedents: Precedent) -> bool:
+        """Whether to decide each anew would give ALLOWED, from memory and without a charge; the trace is the same.
 
-        Takes a fraction of the time. If it is False, nobody knows yet.
+        Takes a fraction of the time. If it is False, nobody knows yet, and there is no trace.
         """
-        if precedent.is_charged or (now := self._holds_at(precedent)) is None:
+        now = self._time_if_held(*precedents)
+        if now is None:
             return False
-        self._record(precedent.record, DecisionCode.ALLOWED, precedent.verification, now)
+        for verification, record, _, is_charged in precedents:
+            assert not is_charged, "what limits say is asked of them"
+            self._record(record, DecisionCode.ALLOWED, verification, now)
         return True
 
-    def charge_again(self, precedent: Precedent, *, request_id: str) -> Coroutine[Any, Any, Decision] | None:
-        """As ``allows_again``, where the charge decides: the work that is left, under a new ``request_id``."""
-        if not precedent.is_charged or (now := self._holds_at(precedent)) is None:
+    def begin_again(self, precedent: Precedent, *, request_id: str, once_id: str = "") -> Begun | None:
+        """As ``begin``, of the same verification under other ids; None if it has to be looked at as any other."""
+        now = self._time_if_held(precedent)
+        if now is None:
             return None
-        admitted = _Admitted(precedent.record.key, precedent.record, self._directory.revision, now, request_id)
-        return self._charge(precedent.verification, admitted)
+        verification, record, _, is_charged = precedent
+        if is_charged:
+            admitted = _Admitted(record.key, record, self._directory.revision, now, request_id, once_id)
+            return _or_fault(self._charge(verification, admitted))
+        self._record(record, DecisionCode.ALLOWED, verification, now)
+        return Decision(
+            code=DecisionCode.ALLOWED,
+            key=record.key,
+            secret=record.secret,
+            revision=self._directory.revision,
+            request_id=request_id,
+        )
 
     async def check_quota(
         self,
@@ -174,12 +187,15 @@ class Verifier:
             if key is not None and tenant_id in (None, key.tenant_id):
                 self._usage.record_kept(key, verifications=use.verifications, charges=use.charges, now=now)
 
-    def _holds_at(self, precedent: Precedent) -> datetime | None:
+    def _time_if_held(self, *precedents: Precedent) -> datetime | None:
         """The time, if the rules allow the same now."""
-        if not self._directory.holds(precedent.record):
+        if not self._directory.holds(*[precedent.record for precedent in precedents]):
             return None
         now = self._clock()
-        return now if now < precedent.ends_at else None
+        for precedent in precedents:
+            if now >= precedent.ends_at:
+                return None
+        return now
 
     def _judge_from_memory(self, verification: Verification) -> "Decision | _Admitted | None":
         """As ``_judge``; None if memory does not know the key."""
@@ -205,7 +221,7 @@ class Verifier:
             return Decision(code=DecisionCode.KEY_INVALID, request_id=request_id)
         code = judge(key, verification.use, now=now, owner=secret.owner)
         if code is DecisionCode.ALLOWED and verification.is_charged_to(secret):
-            return _Admitted(key, secret, found.revision, now, request_id)
+            return _Admitted(key, secret, found.revision, now, request_id, verification.once_id)
         self._record(secret, code, verification, now)
         return Decision(code=code, key=key, secret=secret.secret, revision=found.revision, request_id=request_id)
 
@@ -217,7 +233,7 @@ class Verifier:
             charges=verification.charges,
             consume=verification.consume,
             counts=_ALLOWED if verification.reserve else {**_ALLOWED, **verification.charges},
-            request_id=verification.once_id,
+            request_id=admitted.once_id,
             reserve=verification.reserve,
             keep=verification.keep,
         )
@@ -306,6 +322,7 @@ class _Admitted(NamedTuple):
     revision: int
     at: datetime
     request_id: str
+    once_id: str
 
 
 async def _or_fault(work: Coroutine[Any, Any, Decision]) -> Outcome:
