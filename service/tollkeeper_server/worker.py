@@ -1,7 +1,7 @@
 """One of several processes that serve: ``python -m tollkeeper_server.worker``, which only ``workers`` starts.
 
 It is told by lines on its standard input, and tells once, by a line of JSON on its standard output, where it serves or
-why it does not. If its parent is gone it leaves as well: that ends the input.
+why it does not; empty lines show that it is not stuck. If its parent is gone it leaves as well: that ends the input.
 """
 
 import asyncio
@@ -19,7 +19,10 @@ from tollkeeper_server.app import application, serving
 from tollkeeper_server.departure import Departure
 from tollkeeper_server.settings import Settings, load_settings
 from tollkeeper_server.startup import StartupError, spare_the_collector
-from tollkeeper_server.workers import HURRY
+from tollkeeper_server.workers import BEAT, BEAT_SECONDS, HURRY
+
+_PARENT = os.dup(sys.stdout.fileno())
+os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what is printed is for no parent
 
 
 def main() -> None:
@@ -56,11 +59,13 @@ async def _listening_to_the_parent(departure: Departure) -> AsyncIterator[None]:
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin
     )
     listening = asyncio.create_task(_follow(lines, departure), name="parent")
+    beating = asyncio.create_task(_beat(), name="beat")
     try:
         yield
     finally:
         listening.cancel()
-        await asyncio.wait([listening])
+        beating.cancel()
+        await asyncio.wait([listening, beating])
         transport.close()
 
 
@@ -75,9 +80,16 @@ async def _follow(lines: asyncio.StreamReader, departure: Departure) -> None:
     departure.begin()
 
 
+async def _beat() -> None:
+    """Show the parent that the event loop turns, as long as this runs and there is a parent."""
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            os.write(_PARENT, BEAT)
+            await asyncio.sleep(BEAT_SECONDS)
+
+
 def _tell(**fields: str) -> None:
-    os.write(sys.stdout.fileno(), json.dumps(fields).encode() + b"\n")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # nobody reads on
+    os.write(_PARENT, json.dumps(fields).encode() + b"\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from tollkeeper_server.startup import StartupError
 LEAVE = b"leave\n"
 HURRY = b"hurry\n"
 """What a parent tells its workers."""
+BEAT = b"\n"
+"""What a worker tells its parent, again and again."""
 
 START_SECONDS = 60.0
 STEADY_SECONDS = 10.0
@@ -31,6 +33,10 @@ STEADY_SECONDS = 10.0
 PAUSE_SECONDS = 0.1
 PAUSE_SECONDS_MAX = 10.0
 """Before a worker that keeps failing is started again: doubled each time, up to the second."""
+BEAT_SECONDS = 1.0
+"""How often a worker shows that it is not stuck."""
+SILENT_SECONDS = 5.0
+"""A worker that shows nothing for twice as long is killed. Twice, for the parent may have been held up itself."""
 STOP_SECONDS = 15.0
 """How long a worker may take to leave its stores, after all that draining may take."""
 
@@ -142,6 +148,9 @@ class _Post:
             self._log.info("worker_serving", pid=process.pid, **told)
             if not self.serving.done():
                 self.serving.set_result(told)
+            if await _falls_silent(process):
+                self._log.error("worker_stuck", pid=process.pid)
+                process.kill()
             code = await process.wait()
             self._log.warning("worker_ended", pid=process.pid, ended_by=_ending(code))
             return code
@@ -171,7 +180,8 @@ async def _told(process: Process) -> dict[str, str]:
     assert process.stdout is not None
     try:
         async with asyncio.timeout(START_SECONDS):
-            line = await process.stdout.readline()
+            while (line := await process.stdout.readline()) == BEAT:
+                pass
             code = 0 if line else await process.wait()
     except TimeoutError:
         raise StartupError(f"a worker did not serve within {START_SECONDS:.0f} s") from None
@@ -181,6 +191,22 @@ async def _told(process: Process) -> dict[str, str]:
     if "error" in told:
         raise StartupError(told["error"])
     return told
+
+
+async def _falls_silent(process: Process) -> bool:
+    """Whether the worker gets stuck; False once it has ended."""
+    assert process.stdout is not None
+    misses = 0
+    while misses < 2:
+        try:
+            async with asyncio.timeout(SILENT_SECONDS):
+                if not await process.stdout.readline():
+                    return False
+        except TimeoutError:
+            misses += 1
+        else:
+            misses = 0
+    return True
 
 
 def _say(process: Process, line: bytes) -> None:

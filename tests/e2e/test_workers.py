@@ -139,6 +139,16 @@ async def test_a_worker_that_ends_is_replaced_and_no_call_fails(
         assert server.stop() == 0
 
 
+async def test_a_worker_that_is_stuck_is_replaced(settings: dict[str, str], tmp_path: Path) -> None:
+    with ServerProcess(tmp_path, **settings) as server:
+        stuck = workers(server)[1]
+        psutil.Process(stuck).suspend()
+        await eventually(lambda: workers(server)[1] != stuck)
+        assert [event["pid"] for event in server.events("worker_stuck")] == [stuck]
+        assert not psutil.pid_exists(stuck)
+        assert server.stop() == 0
+
+
 def test_ctrl_c_ends_parent_workers_and_stores(data_dir: Path) -> None:
     with ServerProcess(data_dir, WORKERS="2") as server:
         family = server.family()
