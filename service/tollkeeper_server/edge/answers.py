@@ -1,6 +1,6 @@
 """Outcomes as Envoy's ext_authz has them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 
 from envoy.config.core.v3 import base_pb2
@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.rpc import code_pb2, status_pb2
 
 from tollkeeper_server.core.key import Key
-from tollkeeper_server.edge.credentials import CookieSource, HeaderSource, QuerySource
+from tollkeeper_server.edge.credentials import CookieSource, HeaderSource, QuerySource, Source
 from tollkeeper_server.edge.http_request import HttpRequest
 from tollkeeper_server.edge.outcome import Outcome, answer_of, limit_headers
 
@@ -21,31 +21,79 @@ _OK = status_pb2.Status(code=code_pb2.OK)
 _DENIED = status_pb2.Status(code=code_pb2.PERMISSION_DENIED)
 _UNAVAILABLE = status_pb2.Status(code=code_pb2.UNAVAILABLE)
 
+STARTS_MAX = 4096
+
+_RESERVATION_ID = "x-tollkeeper-reservation-id"
 _ERROR_RESPONSE_TAG = bytes([5 << 3 | 2])
 """``CheckResponse.error_response``, which is younger than the messages that this gRPC release comes with."""
 
 
-def allowed(outcome: Outcome, request: HttpRequest, *, now: datetime) -> external_auth_pb2.CheckResponse:
-    """The request goes on, without its API key and with what the upstream may know of the key."""
-    assert outcome.key is not None, "what is allowed was proven"
-    identity = identity_headers(outcome.key, reservation_id=outcome.reservation_id)
-    headers = [(name, value) for name, value in identity if value]
+class Allowances:
+    """Tells Envoy that requests go on, without their API key and with what the upstream may know of it.
+
+    What it tells of a key is encoded once for the key as it is held in memory; what differs from request to request
+    follows, and protobuf reads both as one message.
+    """
+
+    def __init__(self) -> None:
+        self._starts: dict[tuple[int, str, tuple[Source, ...], bool], tuple[Key, bytes]] = {}
+
+    def of(self, outcome: Outcome, request: HttpRequest, *, now: datetime) -> bytes:
+        """An encoded CheckResponse."""
+        headers, remove = _cookies(outcome, request)
+        if outcome.reservation_id:
+            headers.append((_RESERVATION_ID, outcome.reservation_id))
+        shown = list(limit_headers(outcome, now=now))
+        rest = external_auth_pb2.CheckResponse(dynamic_metadata=_struct({"request_id": outcome.request_id}))
+        if headers or remove or shown:
+            ok = rest.ok_response
+            ok.headers.extend(_options(headers))
+            ok.headers_to_remove.extend(remove)
+            ok.response_headers_to_add.extend(_options(shown))
+        told: bytes = rest.SerializeToString()
+        return self._start(outcome) + told
+
+    def _start(self, outcome: Outcome) -> bytes:
+        key = outcome.key
+        assert key is not None, "what is allowed was proven"
+        place = id(key), outcome.profile.name, tuple(outcome.used), bool(outcome.reservation_id)
+        made = self._starts.get(place)
+        if made is not None and made[0] is key:
+            return made[1]
+        if len(self._starts) >= STARTS_MAX:
+            del self._starts[next(iter(self._starts))]
+        start: bytes = _allowance(key, outcome).SerializeToString()
+        self._starts[place] = (key, start)  # holding the key keeps its id from being another's
+        return start
+
+
+def _allowance(key: Key, outcome: Outcome) -> external_auth_pb2.CheckResponse:
+    """What is told whenever the key is allowed. What a client sends under these names is never believed."""
+    identity = (
+        ("x-tollkeeper-key-id", key.key_id),
+        ("x-tollkeeper-tenant-id", key.tenant_id),
+        ("x-tollkeeper-owner-id", key.owner_id),
+        ("x-tollkeeper-permissions", ",".join(key.permissions)),
+    )
     remove = [name for name, value in identity if not value]
+    if not outcome.reservation_id:
+        remove.append(_RESERVATION_ID)
     remove += [source.name for source in outcome.used if isinstance(source, HeaderSource)]
-    cookies = {source.name for source in outcome.used if isinstance(source, CookieSource)}
-    if cookies:
-        kept = "; ".join(cookie for cookie in request.cookies() if cookie.partition("=")[0] not in cookies)
-        if kept:
-            headers.append(("cookie", kept))
-        else:
-            remove.append("cookie")
     ok = external_auth_pb2.OkHttpResponse(
-        headers=_options(headers),
+        headers=_options((name, value) for name, value in identity if value),
         headers_to_remove=remove,
-        response_headers_to_add=_options(limit_headers(outcome, now=now)),
         query_parameters_to_remove=[source.name for source in outcome.used if isinstance(source, QuerySource)],
     )
-    return external_auth_pb2.CheckResponse(status=_OK, ok_response=ok, dynamic_metadata=_metadata(outcome))
+    return external_auth_pb2.CheckResponse(status=_OK, ok_response=ok, dynamic_metadata=_struct(_facts(outcome)))
+
+
+def _cookies(outcome: Outcome, request: HttpRequest) -> tuple[list[tuple[str, str]], list[str]]:
+    """What becomes of cookies: headers to set, and to remove."""
+    used = {source.name for source in outcome.used if isinstance(source, CookieSource)}
+    if not used:
+        return [], []
+    kept = "; ".join(cookie for cookie in request.cookies() if cookie.partition("=")[0] not in used)
+    return ([("cookie", kept)], []) if kept else ([], ["cookie"])
 
 
 def denied(outcome: Outcome, *, now: datetime) -> external_auth_pb2.CheckResponse:
@@ -75,17 +123,6 @@ def refused(*, status: int, body: str) -> external_auth_pb2.CheckResponse:
     )
 
 
-def identity_headers(key: Key, *, reservation_id: str) -> Sequence[tuple[str, str]]:
-    """What the upstream is told of the key. What a client sends under these names is never believed."""
-    return (
-        ("x-tollkeeper-key-id", key.key_id),
-        ("x-tollkeeper-tenant-id", key.tenant_id),
-        ("x-tollkeeper-owner-id", key.owner_id),
-        ("x-tollkeeper-permissions", ",".join(key.permissions)),
-        ("x-tollkeeper-reservation-id", reservation_id),
-    )
-
-
 def _answer(outcome: Outcome, *, now: datetime) -> external_auth_pb2.DeniedHttpResponse:
     answer = answer_of(outcome, now=now)
     return external_auth_pb2.DeniedHttpResponse(
@@ -101,11 +138,19 @@ def _options(headers: Headers) -> list[base_pb2.HeaderValueOption]:
 
 
 def _metadata(outcome: Outcome) -> Struct:
-    """For access logs: namespace ``envoy.filters.http.ext_authz``."""
-    fields = {"code": outcome.code.value, "profile": outcome.profile.name, "request_id": outcome.request_id}
+    return _struct({**_facts(outcome), "request_id": outcome.request_id})
+
+
+def _facts(outcome: Outcome) -> dict[str, str]:
+    """For access logs: namespace ``envoy.filters.http.ext_authz``. The request's id belongs to it as well."""
+    facts = {"code": outcome.code.value, "profile": outcome.profile.name}
     if outcome.key is not None:
-        fields["key_id"] = outcome.key.key_id
-        fields["tenant_id"] = outcome.key.tenant_id
+        facts["key_id"] = outcome.key.key_id
+        facts["tenant_id"] = outcome.key.tenant_id
         if outcome.key.owner_id:
-            fields["owner_id"] = outcome.key.owner_id
-    return Struct(fields={name: Value(string_value=text) for name, text in fields.items()})
+            facts["owner_id"] = outcome.key.owner_id
+    return facts
+
+
+def _struct(texts: Mapping[str, str]) -> Struct:
+    return Struct(fields={name: Value(string_value=text) for name, text in texts.items()})

@@ -12,7 +12,7 @@ from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import InvalidArgument, ResourceExhausted, Unavailable
-from tollkeeper_server.edge.answers import allowed, denied, refused, undecided
+from tollkeeper_server.edge.answers import Allowances, denied, refused, undecided
 from tollkeeper_server.edge.asked import Asked, wanted_by
 from tollkeeper_server.edge.creation import KeyCreator
 from tollkeeper_server.edge.gateway import Gateway
@@ -43,9 +43,10 @@ class AuthorizationServicer:
         self._profiles = profiles
         self._clock = clock
         self._metrics = metrics
+        self._allowances = Allowances()
 
     @rpc(CallerPermission.VERIFY)
-    async def Check(self, request: pb.CheckRequest, call: Call) -> pb.CheckResponse:
+    async def Check(self, request: pb.CheckRequest, call: Call) -> pb.CheckResponse | bytes:
         """Whether the request may go on.
 
         What the gateway's own configuration gets wrong is refused with 403: as a denial, which ``failure_mode_allow``
@@ -69,7 +70,9 @@ class AuthorizationServicer:
             return undecided(outcome, now=now) if outcome.code is EdgeCode.UNAVAILABLE else denied(outcome, now=now)
         call.decision = outcome.code
         self._metrics.decided(outcome.code)
-        return allowed(outcome, http, now=now) if outcome.code is DecisionCode.ALLOWED else denied(outcome, now=now)
+        if outcome.code is DecisionCode.ALLOWED:
+            return self._allowances.of(outcome, http, now=now)
+        return denied(outcome, now=now)
 
     async def _outcome(self, asked: Asked) -> Outcome:
         """What becomes of the request. If nothing can be decided, that is an outcome where the profile answers it."""

@@ -41,7 +41,7 @@ class HttpRequest:
         values here.
         """
         if self._separate is not None:
-            lines: Sequence[str] = self._separate.get(name, ())
+            lines: Sequence[str] = self._lines(name)
         else:
             line = self._joined.get(name)
             lines = () if line is None else (line,)
@@ -66,10 +66,16 @@ class HttpRequest:
     def cookies(self) -> list[str]:
         """All cookies as ``name=value``, in order."""
         if self._separate is not None:
-            headers: Sequence[str] = self._separate.get("cookie", ())
+            headers: Sequence[str] = self._lines("cookie")
         else:
             headers = (self._joined.get("cookie", ""),)
         return [pair.strip(" \t") for header in headers for pair in header.split(";") if pair]
+
+    def _lines(self, name: str) -> Sequence[str]:
+        """Of headers that came separately: few are ever looked at, so the others are not decoded."""
+        assert self._separate is not None
+        headers = self._separate.get(name, ())
+        return [readable(header.raw_value) if header.raw_value else header.value for header in headers]
 
     @property
     def request_id(self) -> str:
@@ -93,8 +99,8 @@ def readable(value: bytes) -> str:
         return UNREADABLE
 
 
-def _by_name(headers: base_pb2.HeaderMap) -> dict[str, list[str]]:
-    by_name: dict[str, list[str]] = {}
+def _by_name(headers: base_pb2.HeaderMap) -> dict[str, list[base_pb2.HeaderValue]]:
+    by_name: dict[str, list[base_pb2.HeaderValue]] = {}
     for header in headers.headers:
-        by_name.setdefault(header.key, []).append(readable(header.raw_value) if header.raw_value else header.value)
+        by_name.setdefault(header.key, []).append(header)
     return by_name
