@@ -42,6 +42,7 @@ from tollkeeper_server.usage.upkeep import UsageUpkeep
 from tollkeeper_server.verify.callers import CallerAuthenticator
 from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.proofs import Proofs
+from tollkeeper_server.verify.quotas import Quotas
 from tollkeeper_server.verify.replica import Replica
 from tollkeeper_server.verify.sign_in import SignIn
 from tollkeeper_server.verify.signing_keys import SigningKeys
@@ -77,6 +78,7 @@ class Application:
     audit: AuditService
     verifier: Verifier
     watchers: Watchers
+    quotas: Quotas
     proofs: Proofs
     authenticator: CallerAuthenticator
     profiles: ProfileLibrary | None
@@ -106,6 +108,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
         usage = UsageRecorder()
         await stack.enter_async_context(_counting(usage, postgres))
         verifier = Verifier(directory=directory, charger=charger, usage=usage, clock=_now)
+        quotas = Quotas(directory=directory, charger=charger, usage=usage, clock=_now)
         proofs = Proofs(verifier)
         keys = KeyService(postgres=postgres, keyring=keyring, confirmations=confirmations, clock=_now)
         stack.push_async_callback(keys.close)
@@ -115,6 +118,7 @@ async def application(settings: Settings, stores: StoreUrls) -> AsyncIterator[Ap
             audit=AuditService(postgres=postgres),
             verifier=verifier,
             watchers=replica.watchers,
+            quotas=quotas,
             proofs=proofs,
             authenticator=CallerAuthenticator(verifier, proofs=proofs, sign_in=_sign_in(settings)),
             profiles=await stack.enter_async_context(_profiles(settings)),
@@ -197,6 +201,7 @@ async def serving(
             server,
             gate=gate,
             verifier=parts.verifier,
+            quotas=parts.quotas,
             proofs=parts.proofs,
             watchers=parts.watchers,
             keys=parts.keys,
@@ -253,6 +258,7 @@ def _edge_server(
         server,
         gate=gate,
         verifier=parts.verifier,
+        quotas=parts.quotas,
         keys=parts.keys,
         profiles=profiles,
         client_address=_client_address(settings),

@@ -119,6 +119,7 @@ async def api_on(
                 **gate,
             ),
             verifier=parts.verifier,
+            quotas=parts.quotas,
             proofs=parts.proofs,
             watchers=parts.watchers,
             keys=parts.keys,

@@ -83,6 +83,7 @@ async def edge_on(profiles: Path, postgres_url: str, redis_url: str, **gate: Any
             server,
             gate=replace(guard, **gate),
             verifier=parts.verifier,
+            quotas=parts.quotas,
             keys=parts.keys,
             profiles=ProfileLibrary(profiles, log=structlog.get_logger()),
             client_address=ClientAddress.parse("peer"),

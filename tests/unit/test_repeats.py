@@ -20,9 +20,11 @@ from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.verify.callers import CallerAuthenticator
 from tollkeeper_server.verify.directory import KeyDirectory
 from tollkeeper_server.verify.proofs import Places, Proofs
+from tollkeeper_server.verify.quotas import Quotas
 from tollkeeper_server.verify.verification import Precedent
 
 TOKEN = KEYRING.mint(prefix="tk", length=43, seed=KEYRING.new_seed(b"c" * 32))
+NO_QUOTAS: Quotas = None  # type: ignore[assignment]
 HOME, ELSEWHERE = "192.0.2.7", "198.51.100.1"
 ASKED = pb.VerifyRequest(api_key=API_KEY, client_ip=HOME)
 
@@ -42,6 +44,7 @@ class Server:
         self.authenticator = CallerAuthenticator(verifier, proofs=proofs)
         self.servicer = VerificationServicer(
             verifier=verifier,
+            quotas=NO_QUOTAS,
             proofs=proofs,
             watchers=self.memory.replica.watchers,
             metrics=CallMetrics(CollectorRegistry()),

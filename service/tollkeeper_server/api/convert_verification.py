@@ -10,8 +10,8 @@ from tollkeeper_server.core.decision import MESSAGES, Decision, DecisionCode, De
 from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.quota.settlements import Settlement
+from tollkeeper_server.verify.quotas import QuotaReport
 from tollkeeper_server.verify.verification import Verification
-from tollkeeper_server.verify.verifier import QuotaReport
 
 DECISION_CODES = enum_map(DecisionCode, verification_service_pb2.DecisionCode, prefix="DECISION_CODE_")
 DEGRADATION_REASONS = enum_map(

@@ -22,6 +22,7 @@ from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.keys.service import KeyService
 from tollkeeper_server.usage.service import UsageService
 from tollkeeper_server.verify.proofs import Proofs
+from tollkeeper_server.verify.quotas import Quotas
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
@@ -43,6 +44,7 @@ def register(
     *,
     gate: Gate,
     verifier: Verifier,
+    quotas: Quotas,
     proofs: Proofs,
     watchers: Watchers,
     keys: KeyService,
@@ -52,7 +54,9 @@ def register(
     with_reflection: bool,
 ) -> HealthServicer:
     """Put every service onto ``server``, all but health behind ``gate``; whoever calls has health to drain."""
-    verification = VerificationServicer(verifier=verifier, proofs=proofs, watchers=watchers, metrics=gate.metrics)
+    verification = VerificationServicer(
+        verifier=verifier, quotas=quotas, proofs=proofs, watchers=watchers, metrics=gate.metrics
+    )
     recalls = {"Verify": verification.repeats.recall}
     server.add_generic_rpc_handlers((generic_handler(VERIFICATION_SERVICE, verification, gate, recalls=recalls),))
     servicers: dict[ServiceDescriptor, object] = {

@@ -27,6 +27,7 @@ from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.recurring import Recurring
 from tollkeeper_server.verify.begun import Begun, Outcome, as_they_come, at_once, together
 from tollkeeper_server.verify.proofs import Proofs
+from tollkeeper_server.verify.quotas import Quotas
 from tollkeeper_server.verify.verification import Precedent
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
@@ -38,8 +39,11 @@ SEEN_MAX = 16_384
 class VerificationServicer:
     """Answers verifications of one at a time and of many."""
 
-    def __init__(self, *, verifier: Verifier, proofs: Proofs, watchers: Watchers, metrics: CallMetrics) -> None:
+    def __init__(
+        self, *, verifier: Verifier, quotas: Quotas, proofs: Proofs, watchers: Watchers, metrics: CallMetrics
+    ) -> None:
         self._verifier = verifier
+        self._quotas = quotas
         self._watchers = watchers
         self._metrics = metrics
         self._questions = Questions()
@@ -88,7 +92,7 @@ class VerificationServicer:
         """The limits of a key as they stand."""
         CHECK_QUOTA.check(request)
         named = request.tenant_id
-        report = await self._verifier.check_quota(
+        report = await self._quotas.check(
             tenant_id=call.caller.tenant(named) if request.owner_id else visible_tenant(call.caller, named=named),
             key_id=request.key_id,
             api_key=request.api_key,

@@ -16,6 +16,7 @@ from tollkeeper_server.edge.credentials import Credential, find_credential
 from tollkeeper_server.edge.http_request import UNREADABLE
 from tollkeeper_server.edge.outcome import Outcome, outcome_of
 from tollkeeper_server.edge.profile import EdgeCode, Profile
+from tollkeeper_server.verify.quotas import Quotas
 from tollkeeper_server.verify.verification import Verification
 from tollkeeper_server.verify.verifier import Verifier
 
@@ -36,8 +37,9 @@ _AFTER_CHARGE = frozenset(
 class Gateway:
     """Decides requests of end clients."""
 
-    def __init__(self, *, verifier: Verifier, client_address: ClientAddress) -> None:
+    def __init__(self, *, verifier: Verifier, quotas: Quotas, client_address: ClientAddress) -> None:
         self._verifier = verifier
+        self._quotas = quotas
         self._client_address = client_address
 
     async def decide(self, asked: Asked, wanted: Wanted) -> Outcome:
@@ -86,7 +88,7 @@ class Gateway:
         if looked_at or key is None or not profile.limit_headers.every_answer:
             return decision.limits
         try:
-            report = await self._verifier.check_quota(tenant_id=key.tenant_id, key_id=key.key_id, charges={})
+            report = await self._quotas.check(tenant_id=key.tenant_id, key_id=key.key_id, charges={})
         except TollkeeperError:
             return ()  # the decision stands without them
         return report.limits

@@ -19,7 +19,7 @@ from tollkeeper_server.edge.callers import tenant_of
 from tollkeeper_server.edge.library import ProfileLibrary
 from tollkeeper_server.edge.outcome import Outcome, answer_of, limit_headers
 from tollkeeper_server.edge.profile import Profile
-from tollkeeper_server.verify.verifier import QuotaReport, Verifier
+from tollkeeper_server.verify.quotas import QuotaReport, Quotas
 
 DESCRIPTORS_MAX = 16
 _UINT32_MAX = 2**32 - 1
@@ -42,8 +42,8 @@ class RateLimitServicer:
     counted.
     """
 
-    def __init__(self, *, verifier: Verifier, profiles: ProfileLibrary, clock: Callable[[], datetime]) -> None:
-        self._verifier = verifier
+    def __init__(self, *, quotas: Quotas, profiles: ProfileLibrary, clock: Callable[[], datetime]) -> None:
+        self._quotas = quotas
         self._profiles = profiles
         self._clock = clock
 
@@ -62,12 +62,12 @@ class RateLimitServicer:
         reports: list[QuotaReport] = []
         if len(demands) > 1:
             reports = [
-                await self._verifier.check_quota(tenant_id=tenant_id, charges=demand.charges, **demand.subject)
+                await self._quotas.check(tenant_id=tenant_id, charges=demand.charges, **demand.subject)
                 for demand in demands
             ]
         if all(report.code is DecisionCode.ALLOWED for report in reports):
             reports = [
-                await self._verifier.charge_quota(tenant_id=tenant_id, charges=demand.charges, **demand.subject)
+                await self._quotas.charge(tenant_id=tenant_id, charges=demand.charges, **demand.subject)
                 for demand in demands
             ]
         outcome = _outcome(profile, reports, request_id=call.request_id)

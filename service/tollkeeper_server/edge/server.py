@@ -20,6 +20,7 @@ from tollkeeper_server.edge.gateway import Gateway
 from tollkeeper_server.edge.library import ProfileLibrary
 from tollkeeper_server.edge.rate_limits import RateLimitServicer
 from tollkeeper_server.keys.service import KeyService
+from tollkeeper_server.verify.quotas import Quotas
 from tollkeeper_server.verify.verifier import Verifier
 
 AUTHORIZATION_SERVICE = external_auth_pb2.DESCRIPTOR.services_by_name["Authorization"]
@@ -31,6 +32,7 @@ def register_edge(
     *,
     gate: Gate,
     verifier: Verifier,
+    quotas: Quotas,
     keys: KeyService,
     profiles: ProfileLibrary,
     client_address: ClientAddress,
@@ -39,13 +41,13 @@ def register_edge(
     """Put the services onto ``server``, all but health behind ``gate``; whoever calls has health to drain."""
     servicers = {
         AUTHORIZATION_SERVICE: AuthorizationServicer(
-            gateway=Gateway(verifier=verifier, client_address=client_address),
+            gateway=Gateway(verifier=verifier, quotas=quotas, client_address=client_address),
             creator=KeyCreator(keys=keys, authenticator=gate.authenticator, client_address=client_address),
             profiles=profiles,
             clock=clock,
             metrics=gate.metrics,
         ),
-        RATE_LIMIT_SERVICE: RateLimitServicer(verifier=verifier, profiles=profiles, clock=clock),
+        RATE_LIMIT_SERVICE: RateLimitServicer(quotas=quotas, profiles=profiles, clock=clock),
     }
     patient = replace(gate, authenticator=PatientAuthenticator(gate.authenticator))
     for service, servicer in servicers.items():

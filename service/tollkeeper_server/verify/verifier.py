@@ -8,18 +8,15 @@ Cheap and pure comes first, spending last. A denial is a value; an exception mea
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
-from tollkeeper_server.core.decision import Decision, DecisionCode, DegradationReason, Kept
-from tollkeeper_server.core.errors import NotFound, TollkeeperError, Unavailable
-from tollkeeper_server.core.key import Key, Owner
-from tollkeeper_server.core.limits import LimitState
+from tollkeeper_server.core.decision import Decision, DecisionCode, Kept
+from tollkeeper_server.core.errors import TollkeeperError, Unavailable
+from tollkeeper_server.core.key import Key
 from tollkeeper_server.core.policy import judge
-from tollkeeper_server.core.value import value
 from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
-from tollkeeper_server.quota.demands import ChargeOutcome
 from tollkeeper_server.quota.settlements import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
 from tollkeeper_server.verify.begun import Begun, Outcome
@@ -34,16 +31,6 @@ class KeptUse(NamedTuple):
     verifications: int
     charges: Mapping[str, int]
     """Of all of them together."""
-
-
-@value
-class QuotaReport:
-    """Where limits stand, and the code that Verify would give for them alone."""
-
-    code: DecisionCode
-    limits: tuple[LimitState, ...]
-    retry_after: timedelta | None
-    degradations: tuple[DegradationReason, ...]
 
 
 _ALLOWED: Mapping[str, int] = {DecisionCode.ALLOWED: 1}
@@ -131,41 +118,6 @@ class Verifier:
             revision=self._directory.revision,
             request_id=request_id,
         )
-
-    async def check_quota(
-        self,
-        *,
-        tenant_id: str | None,
-        key_id: str = "",
-        api_key: str = "",
-        owner_id: str = "",
-        charges: Mapping[str, int],
-    ) -> QuotaReport:
-        """Where limits stand: those of a key and its owner, named by ``key_id`` or ``api_key``, or of an owner alone.
-
-        Consumes nothing. Raises NotFound if ``tenant_id`` (None: any tenant, for keys only) has no such key or owner.
-        """
-        if owner_id:
-            assert tenant_id is not None, "owners are named inside a tenant"
-            return await self._report(None, await self._owner(tenant_id, owner_id), charges=charges, consume=False)
-        key, owner = await self._known(tenant_id, key_id=key_id, api_key=api_key)
-        return await self._report(key, owner, charges=charges, consume=False)
-
-    async def charge_quota(
-        self, *, tenant_id: str, key_id: str = "", owner_id: str = "", charges: Mapping[str, int]
-    ) -> QuotaReport:
-        """As ``check_quota``, and charge if it fits; nothing else about the key or owner is looked at.
-
-        For gateways that know whose request it is, and ask for limits alone. What only an owner was charged is in no
-        key's usage.
-        """
-        if owner_id:
-            return await self._report(None, await self._owner(tenant_id, owner_id), charges=charges, consume=True)
-        key, owner = await self._known(tenant_id, key_id=key_id, api_key="")
-        outcome = await self._charger.charge(key, owner=owner, charges=charges, consume=True, counts=charges)
-        if outcome.code is DecisionCode.ALLOWED and not outcome.counted:
-            self._usage.record_charge(key, charges=charges, now=self._clock())
-        return _report(outcome)
 
     async def settle(
         self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1
@@ -255,11 +207,6 @@ class Verifier:
             kept=_until_end(outcome.kept, key.expires_at, secret.expires_at, now=admitted.at),
         )
 
-    async def _report(
-        self, key: Key | None, owner: Owner | None, *, charges: Mapping[str, int], consume: bool
-    ) -> QuotaReport:
-        return _report(await self._charger.charge(key, owner=owner, charges=charges, consume=consume))
-
     def _record(
         self,
         secret: SecretRecord,
@@ -286,32 +233,6 @@ class Verifier:
             self._usage.record_use(secret, client_ip=client_ip, now=now)
         else:
             self._usage.record(secret, code=DecisionCode.ALLOWED, charges={}, client_ip=client_ip, now=now)
-
-    async def _owner(self, tenant_id: str, owner_id: str) -> Owner:
-        owner = await self._directory.find_owner(tenant_id, owner_id)
-        if owner is None:
-            raise NotFound("there is no such owner", reason="OWNER_NOT_FOUND")
-        return owner
-
-    async def _known(self, tenant_id: str | None, *, key_id: str, api_key: str) -> tuple[Key, Owner | None]:
-        key, owner = await self._found(key_id=key_id, api_key=api_key)
-        if key is None or tenant_id not in (None, key.tenant_id):
-            raise NotFound("there is no such key", reason="KEY_NOT_FOUND")
-        return key, owner
-
-    async def _found(self, *, key_id: str, api_key: str) -> tuple[Key | None, Owner | None]:
-        if key_id:
-            return await self._directory.find_by_key_id(key_id)
-        found = await self._directory.find(api_key)
-        if found is None or found.record is None:
-            return None, None
-        return found.key_at(self._clock()), found.record.owner
-
-
-def _report(outcome: ChargeOutcome) -> QuotaReport:
-    return QuotaReport(
-        code=outcome.code, limits=outcome.limits, retry_after=outcome.retry_after, degradations=outcome.degradations
-    )
 
 
 class _Admitted(NamedTuple):
