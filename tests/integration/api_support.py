@@ -50,6 +50,9 @@ class Log:
     def bind(self) -> Self:
         return self
 
+    def is_enabled_for(self, _level: int) -> bool:
+        return True
+
     def info(self, event: str, *, each: Sequence[dict[str, Any]] = ({},), **fields: Any) -> None:
         self._lines += [{"event": event, **fields, **more} for more in each]
 

@@ -1,9 +1,12 @@
 """The access log loses no line: one for each call, in order, soon, and all of them before the server is gone."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, Self
+
+import pytest
 
 from tollkeeper_server.api.access_log import FLUSH_SECONDS, PENDING_MAX, AccessLog
 from tollkeeper_server.api.call import Call
@@ -18,6 +21,9 @@ class Log:
 
     def bind(self) -> Self:
         return self
+
+    def is_enabled_for(self, _level: int) -> bool:
+        return True
 
     def info(self, event: str, *, each: Sequence[dict[str, Any]]) -> None:
         self.lines += [{"event": event, **fields} for fields in each]
@@ -75,3 +81,10 @@ async def test_what_waits_is_written_once_when_the_server_stops() -> None:
     access.flush()
     await asyncio.sleep(2 * FLUSH_SECONDS)
     assert log.request_ids == ["1"]
+
+
+async def test_nothing_waits_where_lines_of_that_level_are_not_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Log, "is_enabled_for", lambda _, level: level > logging.INFO)
+    access = access_log(Log())
+    access.tell(call("1"))
+    assert access._pending == []

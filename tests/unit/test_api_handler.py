@@ -39,6 +39,9 @@ class Log:
     def bind(self) -> Self:
         return self
 
+    def is_enabled_for(self, _level: int) -> bool:
+        return True
+
     def info(self, event: str, *, each: Sequence[dict[str, Any]] = ({},), **fields: Any) -> None:
         self.lines += [{"event": event, "level": "info", **fields, **more} for more in each]
         self._call_told.set()

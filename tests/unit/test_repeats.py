@@ -197,6 +197,17 @@ def test_the_third_call_of_its_kind_is_recalled() -> None:
     assert compare(record(), record())
 
 
+@pytest.mark.parametrize("changed", ["key_1", "key_2"])
+def test_a_call_is_recalled_again_once_its_records_were_read_anew(changed: str) -> None:
+    server = asked_twice(record(), record())
+    assert server.recall(ASKED, server.call()) is not None
+    server.memory.cache.change(changed, revision=2)
+    server.memory.store(record() if changed == "key_1" else caller(record()), revision=2)
+    assert server.recall(ASKED, server.call()) is None
+    server.ask(ASKED)
+    assert server.recall(ASKED, server.call()) is not None
+
+
 @pytest.mark.parametrize(
     "other",
     [

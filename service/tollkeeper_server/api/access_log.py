@@ -6,6 +6,7 @@ killed. A server that is stopped writes all of them first.
 """
 
 import asyncio
+import logging
 import time
 from typing import Any, Protocol
 
@@ -30,10 +31,13 @@ class AccessLog:
 
     def __init__(self, log: FilteringBoundLogger) -> None:
         self._log = log.bind()  # once, not at each call
+        self._is_heard = self._log.is_enabled_for(logging.INFO)
         self._pending: list[Told] = []
 
     def tell(self, call: Told) -> None:
-        """Write a line for ``call`` soon."""
+        """Write a line for ``call`` soon, unless lines of that level are not logged."""
+        if not self._is_heard:
+            return
         call.ended_at = time.time()
         self._pending.append(call)
         pending = len(self._pending)

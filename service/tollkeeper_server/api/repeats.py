@@ -52,16 +52,10 @@ class Repeats:
             return None
         place = self._places.of(f"{call.address} {credentials[0]!s} ".encode() + received)
         repeat = self._repeats.get(place)
-        if repeat is None:
-            call.place = place if self._repeats.recurs(place) else None
-            return None
-        if repeat.precedent.is_charged:
-            return self._charged(repeat, call)
-        if not self._verifier.allows_again(repeat.proof.precedent, repeat.precedent):
-            return None
-        self._name(repeat, call)
-        self._count(DecisionCode.ALLOWED, call)
-        return repeat.start + self._answers.end(call.request_id, self._verifier.revision)
+        answer = None if repeat is None else self._again(repeat, call)
+        if answer is None and self._repeats.recurs(place):
+            call.place = place
+        return answer
 
     def remember(self, precedent: Precedent, decision: Decision, call: Call) -> None:
         """Remember a call that was ALLOWED as ``precedent`` says, if such calls come again."""
@@ -70,6 +64,15 @@ class Repeats:
         proof = self._proofs.find(bearer_token(call.metadata), address=call.address)
         if proof is not None:
             self._repeats.put(call.place, _Repeat(proof, precedent, self._answers.start(decision)))
+
+    def _again(self, repeat: _Repeat, call: Call) -> bytes | Coroutine[Any, Any, bytes] | None:
+        if repeat.precedent.is_charged:
+            return self._charged(repeat, call)
+        if not self._verifier.allows_again(repeat.proof.precedent, repeat.precedent):
+            return None
+        self._name(repeat, call)
+        self._count(DecisionCode.ALLOWED, call)
+        return repeat.start + self._answers.end(call.request_id, self._verifier.revision)
 
     def _charged(self, repeat: _Repeat, call: Call) -> Coroutine[Any, Any, bytes] | None:
         if not self._verifier.allows_again(repeat.proof.precedent):
