@@ -54,6 +54,7 @@ async def test_no_verification_is_allowed_after_its_key_died(postgres_url: str, 
         ("clients are not waited for", "changes are slow"),
         ("changes delete,fills are slow", ""),
         ("", "changes delete,fills are slow"),
+        ("precedents are believed", ""),
     ],
 )
 async def test_a_planted_fault_is_noticed(

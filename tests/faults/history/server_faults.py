@@ -99,6 +99,15 @@ def _clock_is_read_before() -> None:
     Replica.may_answer = ask  # type: ignore[method-assign]
 
 
+def _precedents_are_believed() -> None:
+    """What was allowed before is allowed again, whatever has become of the record behind it."""
+
+    def holds(self: KeyDirectory, *_: Any) -> bool:
+        return True
+
+    KeyDirectory.holds = holds  # type: ignore[method-assign]
+
+
 def _fills_are_slow() -> None:
     """A handicap: what was read from Postgres comes late."""
     read = KeyDirectory._read
@@ -136,6 +145,7 @@ _FAULTS: Mapping[str, Callable[[], None]] = {
     "changes delete": _changes_delete,
     "reads extend age": _reads_extend_age,
     "clock is read before": _clock_is_read_before,
+    "precedents are believed": _precedents_are_believed,
     "fills are slow": _fills_are_slow,
     "changes are slow": _changes_are_slow,
     "age is short": _age_is_short,
