@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 
 from tollkeeper_server.core.decision import DecisionCode
-from tollkeeper_server.quota import charge_store, ledger, reconciler
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, ChargeStore
+from tollkeeper_server.quota import charge_script, ledger, reconciler
+from tollkeeper_server.quota.charge_store import ChargeStore
 from tollkeeper_server.quota.charger import Charger
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer
 from tollkeeper_server.quota.demands import ChargeOutcome, Demands
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.redis import Script
@@ -29,7 +30,7 @@ def _any_store_is_trusted() -> None:
     """The script is sent again to a Redis that forgot it, as usual, and pools have no epoch. Blocks are large, so that
     it shows."""
     ledger._REFILL = ledger._REFILL.replace(" / 100)", " / 2)")
-    ChargeStore._script_of = lambda self, epoch: Script(charge_store.SCRIPT.text)  # type: ignore[method-assign]
+    ChargeStore._script_of = lambda self, epoch: Script(charge_script.SCRIPT.text)  # type: ignore[method-assign]
 
 
 def _charges_are_local() -> None:
@@ -59,10 +60,10 @@ def _records_are_dropped() -> None:
 
 def _kept_answers_are_charged_once() -> None:
     """A kept answer takes from pools what a single verification does."""
-    text = charge_store.SCRIPT.text.replace(
+    text = charge_script.SCRIPT.text.replace(
         "asked.pool.left - asked.units * item.times", "asked.pool.left - asked.units"
     )
-    assert text != charge_store.SCRIPT.text
+    assert text != charge_script.SCRIPT.text
     ChargeStore._script_of = lambda self, epoch: Script(text.replace("@EPOCH@", epoch), is_pinned=True)  # type: ignore[method-assign]
 
 
@@ -72,8 +73,8 @@ def _kept_answers_are_spent_once() -> None:
     ledger._REFILL = ledger._REFILL.replace(" / 100)", " / 2)")
     original = Spends.accept
 
-    def accept(self: Spends, charge: Charge, answer: ChargeAnswer) -> bool:
-        return original(self, charge, answer._replace(rates=answer.rates._replace(times=1)))
+    def accept(self: Spends, charge: Charge, answer: ChargeAnswer, *others: Charge) -> bool:
+        return original(self, charge, answer._replace(rates=answer.rates._replace(times=1)), *others)
 
     Spends.accept = accept  # type: ignore[method-assign]
 
@@ -111,8 +112,9 @@ def _usage_is_taken_before_it_is_stored() -> None:
 
 def _repetitions_are_counted() -> None:
     """Usage counts answers, not charges."""
-    text = charge_store.SCRIPT.text
-    wrong = text.replace("  if replayed then\n", "  if replayed then\n    count(item.usage, now)\n")
+    text = charge_script.SCRIPT.text
+    right = "    if told[record] then\n"
+    wrong = text.replace(right, right + "      count(item.usage, 1, now)\n")
     assert wrong != text
     defaults = ChargeStore.__init__.__kwdefaults__
     assert defaults is not None

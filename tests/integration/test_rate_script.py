@@ -11,7 +11,9 @@ import redis.asyncio
 
 from tollkeeper_server.core import rate_window
 from tollkeeper_server.core.rate_window import LEAD_MAX_US, RateDemand, RateOutcome, SlidingLog
-from tollkeeper_server.quota.charge_store import SCRIPT, Charge, ChargeAnswer, ChargeStore, RateScope
+from tollkeeper_server.quota.charge_script import SCRIPT
+from tollkeeper_server.quota.charge_store import ChargeStore
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, RateScope
 from tollkeeper_server.storage.redis import Redis, Script
 
 MINUTE, HOUR, DAY = 60_000_000, 3_600_000_000, 86_400_000_000

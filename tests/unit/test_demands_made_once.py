@@ -1,4 +1,7 @@
-"""What a charge demands is made once for a record in memory, and never taken for that of another or other charges."""
+"""What a charge demands is made once for a record in memory, and never taken for that of another or other charges.
+
+Nor is the charge itself, as long as nothing in it changes, or what its callers are told.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -8,8 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tollkeeper_server.core.key import Key, Owner
-from tollkeeper_server.core.limits import Limit, LimitKind
+from tollkeeper_server.core.limits import CalendarWindow, Limit, LimitKind
+from tollkeeper_server.core.rate_window import RateOutcome, RateStanding
 from tollkeeper_server.quota.charger import DEMANDS_MAX, Charger
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, PoolStanding, Verdict
 from tollkeeper_server.quota.demands import Demands
 
 NOW = datetime(2026, 11, 20, tzinfo=UTC)
@@ -72,3 +77,55 @@ def test_what_is_made_is_bounded() -> None:
     for amount in range(DEMANDS_MAX + 10):
         mine._demands(KEY, None, charges={"tokens": amount}, counts={}, keep=0)
     assert len(mine._made) == DEMANDS_MAX
+
+
+BERLIN = Limit(
+    name="daily", kind=LimitKind.SPEND, unit="tokens", amount=9, calendar=CalendarWindow.DAY, time_zone="Europe/Berlin"
+)
+COUNTS = {"ALLOWED": 1}
+LIMITS = st.sampled_from([(RATE,), (QUOTA,), (RATE, QUOTA), (BERLIN,), (RATE, QUOTA, BERLIN)])
+SECOND_US = 1_000_000
+MOMENTS = st.builds(
+    lambda seconds, microseconds: 1_800_000_000 * SECOND_US + 30 * seconds * SECOND_US + microseconds,
+    st.integers(-3, 3) | st.integers(0, 3 * 2880),
+    st.integers(-1, 1),
+)
+
+
+@given(
+    limits=LIMITS, counts=st.sampled_from([{}, COUNTS]), asked=st.lists(st.tuples(MOMENTS, st.booleans()), max_size=9)
+)
+def test_a_charge_is_the_very_same_as_long_as_nothing_in_it_changes(
+    limits: tuple[Limit, ...], counts: dict[str, int], asked: list[tuple[int, bool]]
+) -> None:
+    def made() -> Demands:
+        return Demands(replace(KEY, limits=limits), OWNER, charges={"tokens": 2}, counts=counts)
+
+    kept = made()
+    last: dict[bool, Charge] = {}
+    for now_us, consume in asked:
+        charge = kept.charge(now_us=now_us, consume=consume)
+        assert charge == made().charge(now_us=now_us, consume=consume)
+        if charge == last.get(consume):
+            assert charge is last[consume]
+        last[consume] = charge
+        once = kept.charge(now_us=now_us, consume=consume, record="r")
+        assert once == made().charge(now_us=now_us, consume=consume, record="r")
+        assert once._replace(record="") == charge
+        assert all(part is same for part, same in zip(once, charge, strict=True) if part != once.record)
+
+
+def test_who_is_given_the_same_answer_is_told_the_very_same_and_who_is_not_is_told_another() -> None:
+    demands = charger()._demands(KEY, None, charges={"requests": 1}, counts=COUNTS, keep=0)
+    charge = demands.charge(now_us=0, consume=True)
+
+    def answer(used: int) -> ChargeAnswer:
+        rates = RateOutcome(True, (RateStanding(9, used, None, exceeded=False),), None)
+        return ChargeAnswer(Verdict.ADMITTED, 5, rates, (PoolStanding(used, False, 1, 9, 9 - used),))
+
+    one, other = answer(3), answer(4)
+    told = demands.told(charge, one)
+    assert demands.told(charge, one) is told
+    assert [state.used for state in told.limits] == [3, 3]
+    assert [state.used for state in demands.told(charge, other).limits] == [4, 4]
+    assert demands.told(charge, answer(3)) == told

@@ -4,7 +4,7 @@ import pytest
 
 from tollkeeper_server.core.rate_window import RateOutcome
 from tollkeeper_server.core.windows import Window
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, PoolDemand, PoolStanding, Verdict
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, PoolDemand, PoolStanding, Verdict
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.boottime import boottime
 

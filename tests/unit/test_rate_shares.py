@@ -3,7 +3,7 @@
 import pytest
 
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome
-from tollkeeper_server.quota.charge_store import RateScope
+from tollkeeper_server.quota.charges import RateScope
 from tollkeeper_server.quota.rate_shares import RateShares
 
 

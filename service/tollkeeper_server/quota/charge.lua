@@ -1,5 +1,9 @@
 -- Charges limits: many independent items in one call, each all or nothing over its limits.
 --
+-- An item may stand for many charges that are the same. They come out as if they were made one after the other: as many
+-- as fit are made, in one step; the others, whom nothing but those keeps out, are all told the same. Where the limits
+-- stand is told as it is after all of them.
+--
 -- RATE limits are held by logs, kept here alone. The window is the coalesced sliding log of core/rate_window.py, which
 -- says what it promises: never more than `amount` units in any stretch of time as long as the window; a unit comes back
 -- at most a twentieth of a window late.
@@ -18,15 +22,20 @@
 --   'P'  a pool: amount, units, shadow, and from when to when its window lasts.
 --   'K'  for an answer that is kept, the charge is made for verifications to come as well: how many times at most, and
 --        with how much lead at most.
---   'O'  record of a charge that is made once, however often it is asked for: milliseconds to keep it.
+--   'O'  record of a charge that is made once, however often it is asked for: milliseconds to keep it. With several of
+--        them the item stands for as many charges, each with its own record; a record may be among them twice.
+--   'N'  how many charges without a record the item stands for.
 --   'U'  usage, in the hash of its minute: key_id, number of counters, then for each its name and what is added.
 --   'G'  a grant to a pool, an item of its own: generation, whether it makes the pool, units, what the ledger has
 --        debited, revision of the ledger, when the window ends, when the grant expires.
 --
--- Answers the time, then a list of integers for each item: the verdict; microseconds until the same charge fits, or -1;
--- for each RATE limit the units used, when all are given back, or -1, and 1 if the charge does not fit else 0; for each
--- pool the units used or -1, 1 if the charge does not fit else 0, generation or -1, units received, units left; after a
--- part 'K' how many times the charge was made or, where pools lack units, is to be made, and until when those are used.
+-- A part 'K' is in no item of several charges.
+--
+-- Answers the time, then over and over how many charges, in their order, are told the same, and what. That is a list of
+-- integers: the verdict; microseconds until the same charge fits, or -1; for each RATE limit the units used, when all are
+-- given back, or -1, and 1 if the charge does not fit else 0; for each pool the units used or -1, 1 if the charge does not
+-- fit else 0, generation or -1, units received, units left; after a part 'K' how many times the charge was made or, where
+-- pools lack units, is to be made, and until when those are used.
 
 local EPOCH = '@EPOCH@'
 
@@ -246,7 +255,7 @@ local function add_usage(key, field, amount, now)
   end
 end
 
-local function count(i, now)
+local function count(i, times, now)
   local key = KEYS[i]
   local fields = counts[key] or {}
   counts[key] = fields
@@ -256,11 +265,14 @@ local function count(i, now)
     name, amount, at = unpack('<Bc0d', ARGV[i], at)
     local field = key_id .. '/' .. name
     local before = fields[field] or 0
-    if before + amount > COUNT_MAX then
-      add_usage(key, field, before, now)
-      before = 0
+    for _ = 1, times do
+      if before + amount > COUNT_MAX then
+        add_usage(key, field, before, now)
+        before = 0
+      end
+      before = before + amount
     end
-    fields[field] = before + amount
+    fields[field] = before
   end
 end
 
@@ -325,10 +337,22 @@ local function demand(i, now, item)
   elseif kind == 'K' then
     item.times_max, item.lead = unpack('<dd', ARGV[i], 4)
   elseif kind == 'O' then
-    item.record, item.keep = KEYS[i], unpack('<d', ARGV[i], 4)
+    item.records[#item.records + 1] = KEYS[i]
+    item.keep = unpack('<d', ARGV[i], 4)
+  elseif kind == 'N' then
+    item.number = unpack('<d', ARGV[i], 4)
   elseif kind == 'U' then
     item.usage = i
   end
+end
+
+-- What the parts `from` to `to` ask, and how it fits as things are.
+local function look(from, to, now)
+  local item = {rates = {}, pools = {}, records = {}, number = 1, retry = 0, times = 1, lead = 0, used_until = now}
+  for i = from, to do
+    demand(i, now, item)
+  end
+  return item
 end
 
 local function verdict(item)
@@ -377,6 +401,25 @@ local function multiply(item, now)
   return true
 end
 
+-- How many of so many charges that are the same fit one after the other, if the first does. A shadow limit has room for
+-- all of them, as far as its pool has the units.
+local function room(item, number)
+  for _, asked in ipairs(item.rates) do
+    if asked.units > 0 and not asked.shadow then
+      number = min(number, floor((asked.amount - asked.log.used) / asked.units))
+    end
+  end
+  for _, asked in ipairs(item.pools) do
+    if asked.units > 0 then
+      number = min(number, floor(asked.pool.left / asked.units))
+      if not asked.shadow then
+        number = min(number, floor((asked.amount - (asked.pool.debited - asked.pool.left)) / asked.units))
+      end
+    end
+  end
+  return number
+end
+
 local function consume(item, now)
   for _, asked in ipairs(item.rates) do
     if asked.units > 0 then
@@ -391,9 +434,19 @@ local function consume(item, now)
     end
   end
   -- Usage of an answer that is kept is counted when that ends.
-  if item.usage and item.times == 1 then
-    count(item.usage, now)
+  if item.usage and item.lead == 0 then
+    count(item.usage, item.times, now)
     item.counted = true
+  end
+end
+
+-- Of several charges shadow limits tell whether the last one fitted.
+local function tell_the_last(item)
+  for _, asked in ipairs(item.rates) do
+    asked.exceeded = asked.units > 0 and asked.log.used > asked.amount
+  end
+  for _, asked in ipairs(item.pools) do
+    asked.exceeded = asked.units > 0 and asked.pool.debited - asked.pool.left > asked.amount
   end
 end
 
@@ -421,49 +474,124 @@ local function answer(item, outcome)
 end
 
 -- The answer that the same charge was given before. Should its limits have changed since, they are told as they are.
-local function replay(item)
-  local value = item.consume and redis.call('GET', item.record)
+local function replay(item, record)
+  local value = item.consume and redis.call('GET', record)
   if not value then
     return nil
   end
   local figures = #value > 1 and cmsgpack.unpack(value) or {}
   if #figures ~= 2 + 3 * #item.rates + 5 * #item.pools + (item.times_max and 2 or 0) then
-    item.retry = 0
     figures = answer(item, REPLAYED)
+    figures[2] = -1
   end
   figures[1] = REPLAYED
   return figures
 end
 
--- Charges the item made of the parts `from` to `to`.
-local function charge(from, to, now)
-  local item = {rates = {}, pools = {}, retry = 0, times = 1, lead = 0, used_until = now}
-  for i = from, to do
-    demand(i, now, item)
-  end
-  local replayed = item.record and replay(item)
-  if replayed then
-    return replayed
-  end
+-- Makes `number` charges, or as many of them as fit: gives how many are told the same, what that is, and what the others
+-- are told.
+local function make(item, number, from, to, now)
   local outcome = verdict(item)
   if outcome == ADMITTED and item.times_max and not multiply(item, now) then
     outcome = LACKING
   end
+  local made = number
   if outcome == ADMITTED and item.consume then
+    if number > 1 then
+      made = room(item, number)
+      item.times = made
+    end
     consume(item, now)
+    if number > 1 then
+      tell_the_last(item)
+    end
   end
-  local figures = answer(item, outcome)
-  if outcome == ADMITTED and item.consume and item.record then
-    redis.call('SET', item.record, cmsgpack.pack(figures, item.counted == true), 'PX', item.keep)
+  if made == number then
+    return number, answer(item, outcome)
   end
-  return figures
+  local others = look(from, to, now)
+  return made, answer(item, outcome), answer(others, verdict(others))
 end
 
-local now, answers, from = now_us(), {}, 1
+local function replayed(figures)
+  local again = {}
+  for at, figure in ipairs(figures) do
+    again[at] = figure
+  end
+  again[1] = REPLAYED
+  return again
+end
+
+local answers = {}
+
+local function tell(number, figures)
+  if answers[#answers] == figures then
+    answers[#answers - 1] = answers[#answers - 1] + number
+  elseif number > 0 then
+    answers[#answers + 1] = number
+    answers[#answers + 1] = figures
+  end
+end
+
+-- What records of charges that were made before are told, by record, and how many of the others there are.
+local function recall(item)
+  local told, new = {}, 0
+  for _, record in ipairs(item.records) do
+    if told[record] == nil then
+      told[record] = replay(item, record) or false
+      new = told[record] and new or new + 1
+    end
+  end
+  return told, new
+end
+
+-- Makes the charges of an item that has records, each once.
+local function charge_once(item, from, to, now)
+  local told, new = recall(item)
+  local made, figures, others, packed = 0
+  if new > 0 then
+    made, figures, others = make(item, new, from, to, now)
+    packed = figures[1] == ADMITTED and item.consume and cmsgpack.pack(figures, item.counted == true)
+  end
+  local again = packed and replayed(figures)
+  for _, record in ipairs(item.records) do
+    if told[record] then
+      tell(1, told[record])
+    elseif made > 0 then
+      made = made - 1
+      tell(1, figures)
+      told[record] = again or figures
+      if packed then
+        redis.call('SET', record, packed, 'PX', item.keep)
+      end
+    else
+      tell(1, others)
+      told[record] = others
+    end
+  end
+end
+
+-- Makes the charges of the item made of the parts `from` to `to`.
+local function charge(from, to, now)
+  local item = look(from, to, now)
+  if #item.records > 0 then
+    charge_once(item, from, to, now)
+  else
+    local made, figures, others = make(item, item.number, from, to, now)
+    tell(made, figures)
+    tell(item.number - made, others)
+  end
+end
+
+local now, from = now_us(), 1
 answers[1] = now
 for i = 1, #KEYS do
   if ARGV[i]:byte(2) == 0 then
-    answers[#answers + 1] = ARGV[i]:sub(1, 1) == 'G' and grant(i, now) or charge(from, i, now)
+    if ARGV[i]:sub(1, 1) == 'G' then
+      tell(1, grant(i, now))
+    else
+      charge(from, i, now)
+    end
     from = i + 1
   end
 end

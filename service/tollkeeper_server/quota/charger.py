@@ -10,7 +10,7 @@ from types import MappingProxyType
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import Key, Owner
-from tollkeeper_server.quota.charge_store import ChargeAnswer, Verdict
+from tollkeeper_server.quota.charges import ChargeAnswer, Verdict
 from tollkeeper_server.quota.counters import Counters
 from tollkeeper_server.quota.demands import ChargeOutcome, Demands
 from tollkeeper_server.quota.direct import DirectCharges
@@ -80,7 +80,10 @@ class Charger:
             return _KEPT_UNLIMITED if keep else _NOTHING
         demands = self._demands(key, owner, charges=charges, counts=counts, keep=keep if consume else 0)
         record = f"{key.key_id}/{request_id}" if key is not None and request_id else ""
-        outcome = await self._charge(demands, consume=consume, record=record)
+        outcome = _NOTHING
+        if demands.limits:
+            found = await self._in_redis(demands, consume=consume, record=record)
+            outcome = found or await self._without_redis(demands, consume=consume, record=record)
         if not consume or key is None or outcome.code is not DecisionCode.ALLOWED:
             return outcome
         if not reserve and outcome.kept is None:
@@ -107,14 +110,6 @@ class Charger:
         made = self._made[place] = Demands(key, owner, charges=dict(charges), counts=counts, keep=keep)
         return made
 
-    async def _charge(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:
-        if not demands.limits:
-            return _NOTHING
-        outcome = await self._in_redis(demands, consume=consume, record=record)
-        if outcome is None:
-            outcome = await self._without_redis(demands, consume=consume, record=record)
-        return outcome
-
     async def settle(
         self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1
     ) -> Settlement:
@@ -134,16 +129,15 @@ class Charger:
         deadline = time.monotonic() + CONTENTION_SECONDS
         while time.monotonic() < deadline:
             charge = demands.charge(now_us=self._counters.clock.now_us(), consume=consume, record=record)
-            answer = await self._counters.charge(charge)
-            if answer is None:
+            asked = self._counters.ask(charge)
+            answer = None if asked is None else await asked
+            if not isinstance(answer, ChargeAnswer):
                 return None
             if answer.verdict is Verdict.LACKING:
                 await self._refills.refill(charge, answer)
             elif answer.verdict is not Verdict.MOVED:  # its clock is known now
-                levels = list(zip(charge.pools, answer.pools, strict=True))
-                if answer.rates.times > 1:
-                    return replace(demands.outcome(answer.rates, levels, counted=False), kept=_kept(answer))
-                return demands.outcome(answer.rates, levels, counted=True)
+                outcome = demands.told(charge, answer)
+                return replace(outcome, kept=_kept(answer)) if answer.rates.times > 1 else outcome
         raise Unavailable("others take the rest of the limit before this charge", reason="LIMIT_CONTENDED")
 
     async def _without_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:

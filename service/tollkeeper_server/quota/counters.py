@@ -1,14 +1,17 @@
 """The counters in Redis, asked many charges at a time, and left alone while Redis is away."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import chain, repeat, starmap
 from typing import NamedTuple
 
 from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
 from tollkeeper_server.core.rate_window import RateDemand
 from tollkeeper_server.quota import metrics
 from tollkeeper_server.quota.breaker import Breaker
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, ChargeStore, Grant, RateScope, home
+from tollkeeper_server.quota.charge_store import ChargeStore
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, RateScope, Told, alike, home
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.batcher import Batcher
 from tollkeeper_server.storage.redis import ScriptLost
@@ -81,13 +84,18 @@ class Counters:
 
     async def charge(self, charge: Charge) -> ChargeAnswer | None:
         """Make the charge, and give the answer; None if Redis gave none, in which case it may have been made."""
+        asked = self.ask(charge)
+        answer = None if asked is None else await asked
+        return answer if isinstance(answer, ChargeAnswer) else None
+
+    def ask(self, charge: Charge) -> "asyncio.Future[ChargeAnswer | Unavailable] | None":
+        """As ``charge``, for whoever waits without a coroutine in between; None if nothing is asked of Redis."""
         if self._breaker.is_open or (charge.pools and not self._spends.are_open):
             return None
         try:
-            answer = await self._batcher.submit(_Asked(charge, time.monotonic()))
+            return self._batcher.put(_Asked(charge, time.monotonic()))
         except ResourceExhausted:  # more charges wait than Redis keeps up with
             return None
-        return answer if isinstance(answer, ChargeAnswer) else None
 
     async def grant(self, grants: Sequence[Grant]) -> None:
         """Hand blocks to their pools. Where Redis does not answer they are void."""
@@ -116,20 +124,29 @@ class Counters:
         started = time.monotonic()
         # Those that waited for the batch before have less time left, but never too little for a healthy Redis.
         timeout_seconds = max(asked[0].at + self._timeout_seconds - started, self._timeout_seconds / 5)
-        answers = await self._store.charge([charge for charge, _ in asked], timeout_seconds=timeout_seconds)
+        charges = [charge for charge, _ in asked]
+        groups = alike(charges)
+        told = await self._store.charge_together(
+            [[charges[position] for position in group] for group in groups], timeout_seconds=timeout_seconds
+        )
         metrics.CHARGE_BATCH_SIZE.observe(len(asked))
         metrics.CHARGE_BATCH_SECONDS.observe(time.monotonic() - started)
-        return [self._judged(charge, answer) for (charge, _), answer in zip(asked, answers, strict=True)]
+        judged = [(self._judged(each), len(each.charges)) for each in told]
+        answers = chain.from_iterable(starmap(repeat, judged))
+        by_position = dict(zip(chain.from_iterable(groups), answers, strict=True))
+        return [by_position[position] for position in range(len(asked))]
 
-    def _judged(self, charge: Charge, answer: ChargeAnswer | Unavailable) -> ChargeAnswer | Unavailable:
-        """The answer, counted here and not by its caller, who may have left."""
+    def _judged(self, told: Told) -> ChargeAnswer | Unavailable:
+        """The answer, counted here and not by its callers, who may have left."""
+        answer = told.answer
         if isinstance(answer, Unavailable):
-            self.lose(answer, at=home(charge))
+            self.lose(answer, at=home(told.charges[0]))
             if not isinstance(answer, ScriptLost):
-                self._spends.doubt(charge)
+                self._spends.doubt(*told.charges)
             return answer
         self.clock.saw(answer.now_us)
-        if not self._spends.accept(charge, answer):
+        charge, *others = told.charges
+        if not self._spends.accept(charge, answer, *others):
             return Unavailable("this server may not spend from pools now", reason="REDIS_UNAVAILABLE")
         return answer
 

@@ -11,7 +11,7 @@ from tollkeeper_server.core.limits import AMOUNT_MAX, Limit, LimitKind, LimitSco
 from tollkeeper_server.core.rate_window import GRANULES, LEAD_MAX_US, RateDemand, RateOutcome, RateStanding
 from tollkeeper_server.core.value import value
 from tollkeeper_server.core.windows import Window, moment, window_at
-from tollkeeper_server.quota.charge_store import Charge, PoolDemand, PoolStanding, RateScope
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, PoolDemand, PoolStanding, RateScope
 from tollkeeper_server.usage.hashes import Counted
 
 _DENIALS = {
@@ -20,6 +20,7 @@ _DENIALS = {
     LimitKind.SPEND: DecisionCode.SPEND_LIMIT_EXCEEDED,
 }
 MINUTE_US = 60_000_000
+_ALWAYS = Window(0, 2**63)
 
 _HARDEST_FIRST = (LimitKind.SPEND, LimitKind.QUOTA, LimitKind.RATE)
 
@@ -63,6 +64,13 @@ class Holder(NamedTuple):
     created_at: datetime
 
 
+class _Made(NamedTuple):
+    """A charge without a record, and how long it is the one to make."""
+
+    charge: Charge
+    during: Window
+
+
 class Demands:
     """What a request charges to the limits of a key, of its owner, or of an owner alone. It changes no more.
 
@@ -89,6 +97,9 @@ class Demands:
         self._holders = tuple(_holders(key, owner))
         self._limits = [(limit, holder.scope) for holder in self._holders for limit in holder.limits]
         self._rates = tuple(self._rate_scopes())
+        self._made: dict[bool, _Made] = {}
+        """The last charge, by whether it consumes."""
+        self._told: tuple[ChargeAnswer, ChargeOutcome] | None = None
 
     @property
     def limits(self) -> Sequence[tuple[Limit, LimitScope]]:
@@ -106,14 +117,25 @@ class Demands:
         return any(limit.kind is not LimitKind.RATE for limit, _ in self._limits)
 
     def charge(self, *, now_us: int, consume: bool, record: str = "") -> Charge:
-        """The charge to make at ``now_us``; once only, if it is given the name of a ``record``."""
-        kept = f"tk:{{{self._home}}}:once:{record}" if record else ""
-        pools = tuple(self._pools(now_us))
-        counted = None
-        if consume and self._key_id and self._counts:
-            counted = Counted(self._home, self._key_id, now_us // MINUTE_US, self._counts)
-        lead_us = self._lead_us() if self._times_max > 1 else 0
-        return Charge(self._rates, consume, pools, kept, self._times_max, lead_us, counted)
+        """The charge to make at ``now_us``; once only, if it is given the name of a ``record`` and consumes.
+
+        As long as nothing else changes it is the very same, or of a record has the very same parts.
+        """
+        made = self._made.get(consume)
+        if made is None or not made.during.contains(now_us):
+            made = self._made[consume] = self._make(now_us, consume=consume)
+        charge = made.charge
+        if not (record and consume):
+            return charge
+        kept = f"tk:{{{self._home}}}:once:{record}"
+        return Charge(self._rates, True, charge.pools, kept, charge.times_max, charge.lead_us, charge.counted)
+
+    def told(self, charge: Charge, answer: ChargeAnswer) -> ChargeOutcome:
+        """What Redis answered to the charge: the very same outcome for all who got the very same answer."""
+        if self._told is None or self._told[0] is not answer:
+            levels = list(zip(charge.pools, answer.pools, strict=True))
+            self._told = answer, self.outcome(answer.rates, levels, counted=answer.rates.times == 1)
+        return self._told[1]
 
     def outcome(
         self,
@@ -147,6 +169,20 @@ class Demands:
             Held(limit, scope, demand._replace(units=demand.units * times))
             for (limit, scope), (demand, _) in zip(hard, pools, strict=True)
             if demand.units
+        )
+
+    def _make(self, now_us: int, *, consume: bool) -> "_Made":
+        pools = tuple(self._pools(now_us))
+        during = [_ALWAYS, *(pool.window for pool in pools)]
+        counted = None
+        if consume and self._key_id and self._counts:
+            minute = now_us // MINUTE_US
+            counted = Counted(self._home, self._key_id, minute, self._counts)
+            during.append(Window(minute * MINUTE_US, (minute + 1) * MINUTE_US))
+        lead_us = self._lead_us() if self._times_max > 1 else 0
+        return _Made(
+            Charge(self._rates, consume, pools, "", self._times_max, lead_us, counted),
+            Window(max(window.starts_us for window in during), min(window.ends_us for window in during)),
         )
 
     def _lead_us(self) -> int:

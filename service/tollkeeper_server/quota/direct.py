@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from tollkeeper_server.core.rate_window import RateOutcome
 from tollkeeper_server.core.windows import microseconds
 from tollkeeper_server.quota import direct_records, ledger, metrics
-from tollkeeper_server.quota.charge_store import RECORD_MS, Charge, PoolDemand, PoolStanding, RateScope
+from tollkeeper_server.quota.charge_script import RECORD_MS
+from tollkeeper_server.quota.charges import Charge, PoolDemand, PoolStanding, RateScope
 from tollkeeper_server.quota.demands import Demands
 from tollkeeper_server.quota.epochs import GATE, EpochPassed, Epochs
 from tollkeeper_server.quota.rate_shares import RateShares

@@ -8,7 +8,7 @@ import orjson
 
 from tollkeeper_server.core.limits import Limit, LimitKind, LimitScope
 from tollkeeper_server.core.windows import Window
-from tollkeeper_server.quota.charge_store import PoolDemand
+from tollkeeper_server.quota.charges import PoolDemand
 from tollkeeper_server.quota.demands import Held
 from tollkeeper_server.usage.held import HeldUse
 

@@ -12,7 +12,7 @@ import asyncpg
 
 from tollkeeper_server.core.rate_window import COUNT_MAX
 from tollkeeper_server.core.windows import Window, moment
-from tollkeeper_server.quota.charge_store import PoolDemand
+from tollkeeper_server.quota.charges import PoolDemand
 from tollkeeper_server.quota.epochs import EpochPassed
 from tollkeeper_server.storage.postgres import Connection, Postgres
 

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 from tollkeeper_server.core.rate_window import RateOutcome, SlidingLog, charge
-from tollkeeper_server.quota.charge_store import RateScope
+from tollkeeper_server.quota.charges import RateScope
 
 SCOPES_MAX = 20_000
 """Most scopes remembered; at most about 20 MB. Those that were not charged for longest go first."""

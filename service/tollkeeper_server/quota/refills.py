@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 
 from tollkeeper_server.quota import metrics
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Grant
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant
 from tollkeeper_server.quota.counters import Counters
 from tollkeeper_server.quota.epochs import EpochPassed, Epochs
 from tollkeeper_server.quota.ledger import Block, Ledger, Need

@@ -10,7 +10,7 @@ import orjson
 
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.quota import ledger
-from tollkeeper_server.quota.charge_store import Charge, Grant
+from tollkeeper_server.quota.charges import Charge, Grant
 from tollkeeper_server.quota.counters import Counters
 from tollkeeper_server.quota.demands import Held, pool_state
 from tollkeeper_server.quota.holds import held_of, use_of

@@ -6,7 +6,7 @@ from operator import itemgetter
 
 from tollkeeper_server.core.lease import Lease
 from tollkeeper_server.core.rate_window import COUNT_MAX
-from tollkeeper_server.quota.charge_store import Charge, ChargeAnswer, Verdict
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Verdict
 from tollkeeper_server.storage.boottime import boottime
 
 Pool = tuple[str, int]
@@ -38,26 +38,28 @@ class Spends:
         """Whether this server may spend from pools."""
         return self.lease.holds(boottime())
 
-    def accept(self, charge: Charge, answer: ChargeAnswer) -> bool:
-        """Count a charge that was made; False if it must not be used."""
+    def accept(self, charge: Charge, answer: ChargeAnswer, *others: Charge) -> bool:
+        """Count a charge that was made, and others told the same; False if they must not be used."""
         is_told_again = answer.verdict is Verdict.REPLAYED and answer.rates.times > 1
         if not (answer.verdict is Verdict.ADMITTED or is_told_again) or not charge.consume or not charge.pools:
             return True
         pools = [(pool.account, standing.generation) for pool, standing in zip(charge.pools, answer.pools, strict=True)]
         if not self.are_open or not self._reported.isdisjoint(pools):
-            self.doubt(charge)
+            self.doubt(charge, *others)
             return False
+        times = answer.rates.times * (1 + len(others))
         for demand, pool in zip(charge.pools, pools, strict=True):
-            self._spent[pool] += demand.units * answer.rates.times
+            self._spent[pool] += demand.units * times
             self._ends_us[demand.account] = demand.window.ends_us
         return True
 
-    def doubt(self, charge: Charge) -> None:
-        """The charge was not answered."""
-        if charge.record and charge.consume:
-            for pool in charge.pools:
-                self._doubted[pool.account][charge.record] = pool.units
-                self._ends_us[pool.account] = pool.window.ends_us
+    def doubt(self, *charges: Charge) -> None:
+        """The charges were not answered."""
+        for charge in charges:
+            if charge.record and charge.consume:
+                for pool in charge.pools:
+                    self._doubted[pool.account][charge.record] = pool.units
+                    self._ends_us[pool.account] = pool.window.ends_us
 
     def doubted(self, charge: Charge) -> set[str]:
         """The accounts of the charge for which it is doubted."""

@@ -57,6 +57,10 @@ class Batcher(Generic[Item, Answer]):
 
         Raises ResourceExhausted if ``pending_max`` items wait already, and whatever the flush raised.
         """
+        return await self.put(item)
+
+    def put(self, item: Item) -> asyncio.Future[Answer]:
+        """As ``submit``, for whoever waits without a coroutine in between; cancelled, the future leaves."""
         if self._closed:
             raise Unavailable("the server is shutting down", reason="SHUTTING_DOWN")
         if len(self._pending) >= self._pending_max:
@@ -69,7 +73,7 @@ class Batcher(Generic[Item, Answer]):
         self._pending.append((item, answer))
         if len(self._pending) in (1, self._awaited):
             loop.call_soon(self._start_flushes)  # what is submitted in the same turn of the loop comes along
-        return await answer
+        return answer
 
     async def close(self) -> None:
         """Take nothing more, and finish what was submitted."""
