@@ -4,7 +4,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, chain
 from typing import Any, NamedTuple
 
 import redis.asyncio
@@ -87,14 +87,14 @@ def _flush(choice: random.Random, kinds: Sequence[Charge], now_us: int) -> Flush
         now_us,
         choice.random() < 0.05,
         tuple((pool, choice.choice((0, 1, 2, 5, 11))) for pool in refilled),
-        tuple(charge._replace(record=_record(choice, charge)) for charge in charges),
+        tuple(_once(choice, charge) if choice.random() < 0.5 else charge for charge in charges),
     )
 
 
-def _record(choice: random.Random, charge: Charge) -> str:
-    """Of few, so that some are asked for again, in the same flush or later."""
+def _once(choice: random.Random, charge: Charge) -> Charge:
+    """With a record, of few, so that some are asked for again, in the same flush or later."""
     assert charge.counted is not None
-    return f"tk:{{{charge.counted.home}}}:once:{choice.randrange(12)}" if choice.random() < 0.5 else ""
+    return charge._replace(record=f"tk:{{{charge.counted.home}}}:once:{choice.randrange(12)}")
 
 
 class Store:
@@ -139,14 +139,13 @@ class Store:
             await self._store.grant([grant], timeout_seconds=10)
 
     async def _made(self, charges: Sequence[Charge], *, together: bool) -> list[list[Answer]]:
-        groups = grouped(charges)
-        if not together:
-            return [
-                [(await self._store.charge([charge], timeout_seconds=10))[0] for charge in group] for group in groups
-            ]
-        told = await self._store.charge_together(groups, timeout_seconds=10)
-        answers = (each.answer for each in told for _ in each.charges)
-        return [[next(answers) for _ in group] for group in groups]
+        answers: dict[int, Answer] = {}
+        if together:
+            for positions, answer in await self._store.charge_together(charges, timeout_seconds=10):
+                answers.update(dict.fromkeys(positions, answer))
+        for position in () if together else chain(*alike(charges)):
+            (answers[position],) = await self._store.charge([charges[position]], timeout_seconds=10)
+        return [[answers[position] for position in group] for group in alike(charges)]
 
     async def _dump(self) -> Dump:
         """Of records only that they are there: they tell where limits stood after the charge, and not all did alike."""
@@ -215,8 +214,3 @@ def assert_replayed(flushes: Sequence[Flush], together: Told) -> None:
                     before, told = first[charge.record]
                     if before == charge:
                         assert answer[2:] == told[2:]
-
-
-def lost(answers: Told) -> int:
-    """How many charges found that the store was lost."""
-    return sum(isinstance(answer, ScriptLost) for flush in answers for group in flush for answer in group)

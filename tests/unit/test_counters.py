@@ -35,17 +35,18 @@ class Store:
         self.room = 100
         self.fault: Unavailable | None = None
 
-    async def charge_together(self, groups: Sequence[Sequence[Charge]], *, timeout_seconds: float) -> list[Told]:
-        self.groups += map(list, groups)
+    async def charge_together(self, charges: Sequence[Charge], *, timeout_seconds: float) -> list[Told]:
+        groups = alike(charges)
+        self.groups += [[charges[position] for position in group] for group in groups]
         await asyncio.sleep(0)
         return [told for group in groups for told in self._told(group)]
 
-    def _told(self, group: Sequence[Charge]) -> list[Told]:
+    def _told(self, group: Sequence[int]) -> list[Told]:
         if self.fault:
             return [Told(group, self.fault)]
         made, others = group[: self.room], group[self.room :]
         told = [Told(made, answer(Verdict.ADMITTED)), Told(others, answer(Verdict.DENIED))]
-        return [each for each in told if each.charges]
+        return [each for each in told if each.positions]
 
 
 @pytest.fixture

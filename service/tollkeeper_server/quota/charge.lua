@@ -417,36 +417,29 @@ local function room(item, number)
       end
     end
   end
-  return number
+  return max(number, 1)
 end
 
+-- Makes the charge `item.times` times. Of charges that are the same a shadow limit tells whether the last one fitted.
 local function consume(item, now)
   for _, asked in ipairs(item.rates) do
     if asked.units > 0 then
       add(asked.log, asked.units * item.times, now, item.lead)
       asked.scope.dirty = true
+      asked.exceeded = asked.exceeded or item.lead == 0 and asked.log.used > asked.amount
     end
   end
   for _, asked in ipairs(item.pools) do
     if asked.units > 0 then
       asked.pool.left = asked.pool.left - asked.units * item.times
       asked.kept.dirty, asked.kept.ends = true, asked.ends
+      asked.exceeded = asked.exceeded or item.lead == 0 and asked.pool.debited - asked.pool.left > asked.amount
     end
   end
   -- Usage of an answer that is kept is counted when that ends.
   if item.usage and item.lead == 0 then
     count(item.usage, item.times, now)
     item.counted = true
-  end
-end
-
--- Of several charges shadow limits tell whether the last one fitted.
-local function tell_the_last(item)
-  for _, asked in ipairs(item.rates) do
-    asked.exceeded = asked.units > 0 and asked.log.used > asked.amount
-  end
-  for _, asked in ipairs(item.pools) do
-    asked.exceeded = asked.units > 0 and asked.pool.debited - asked.pool.left > asked.amount
   end
 end
 
@@ -488,38 +481,20 @@ local function replay(item, record)
   return figures
 end
 
--- Makes `number` charges, or as many of them as fit: gives how many are told the same, what that is, and what the others
--- are told.
-local function make(item, number, from, to, now)
+-- Makes the charge so many times, or as often as it fits: gives how many are told the same, and what.
+local function make(item, number, now)
   local outcome = verdict(item)
   if outcome == ADMITTED and item.times_max and not multiply(item, now) then
     outcome = LACKING
   end
-  local made = number
   if outcome == ADMITTED and item.consume then
     if number > 1 then
-      made = room(item, number)
-      item.times = made
+      number = room(item, number)
+      item.times = number
     end
     consume(item, now)
-    if number > 1 then
-      tell_the_last(item)
-    end
   end
-  if made == number then
-    return number, answer(item, outcome)
-  end
-  local others = look(from, to, now)
-  return made, answer(item, outcome), answer(others, verdict(others))
-end
-
-local function replayed(figures)
-  local again = {}
-  for at, figure in ipairs(figures) do
-    again[at] = figure
-  end
-  again[1] = REPLAYED
-  return again
+  return number, answer(item, outcome)
 end
 
 local answers = {}
@@ -527,46 +502,44 @@ local answers = {}
 local function tell(number, figures)
   if answers[#answers] == figures then
     answers[#answers - 1] = answers[#answers - 1] + number
-  elseif number > 0 then
+  else
     answers[#answers + 1] = number
     answers[#answers + 1] = figures
   end
 end
 
--- What records of charges that were made before are told, by record, and how many of the others there are.
-local function recall(item)
-  local told, new = {}, 0
-  for _, record in ipairs(item.records) do
+-- Makes the charges of an item that has records, each once.
+local function charge_once(item, from, to, now)
+  local records, told, new = item.records, {}, 0
+  for _, record in ipairs(records) do
     if told[record] == nil then
       told[record] = replay(item, record) or false
       new = told[record] and new or new + 1
     end
   end
-  return told, new
-end
-
--- Makes the charges of an item that has records, each once.
-local function charge_once(item, from, to, now)
-  local told, new = recall(item)
-  local made, figures, others, packed = 0
-  if new > 0 then
-    made, figures, others = make(item, new, from, to, now)
-    packed = figures[1] == ADMITTED and item.consume and cmsgpack.pack(figures, item.counted == true)
-  end
-  local again = packed and replayed(figures)
-  for _, record in ipairs(item.records) do
+  local made, figures, packed, again = 0
+  for _, record in ipairs(records) do
     if told[record] then
       tell(1, told[record])
-    elseif made > 0 then
+    else
+      if made == 0 then
+        made, figures = make(item, new, now)
+        new, packed, again = new - made, nil, figures
+        if figures[1] == ADMITTED and item.consume then
+          packed = cmsgpack.pack(figures, item.counted == true)
+          again = cmsgpack.unpack(packed)
+          again[1] = REPLAYED
+        end
+        if new > 0 then
+          item = look(from, to, now)
+        end
+      end
       made = made - 1
       tell(1, figures)
-      told[record] = again or figures
+      told[record] = again
       if packed then
         redis.call('SET', record, packed, 'PX', item.keep)
       end
-    else
-      tell(1, others)
-      told[record] = others
     end
   end
 end
@@ -575,11 +548,14 @@ end
 local function charge(from, to, now)
   local item = look(from, to, now)
   if #item.records > 0 then
-    charge_once(item, from, to, now)
-  else
-    local made, figures, others = make(item, item.number, from, to, now)
+    return charge_once(item, from, to, now)
+  end
+  local left = item.number
+  while left > 0 do
+    local made, figures = make(item, left, now)
     tell(made, figures)
-    tell(item.number - made, others)
+    left = left - made
+    item = left > 0 and look(from, to, now)
   end
 end
 

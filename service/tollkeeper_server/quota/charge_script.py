@@ -1,9 +1,10 @@
 """The script that charges: how charges become its parts, and its integers answers. See the header of charge.lua."""
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import resources
+from typing import Any
 
 from tollkeeper_server.core.rate_window import RateDemand, RateOutcome, RateStanding
 from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, PoolStanding, Told, Verdict, home
@@ -17,37 +18,26 @@ RECORD_MS = 600_000
 USAGES_MAX = 4096
 """Of how many different charges it is remembered how what they add to usage is packed."""
 
-_MORE, _LAST = 1, 0
 
-
-def parts_of(group: Sequence[Charge], epoch: str) -> Iterator[tuple[str, bytes]]:
-    """Key and argument of each part of the item that makes a group of charges, which are the same but for records."""
-    charge = group[0]
-    records = [each.record for each in group] if charge.record else []
-    are_many = len(group) > 1 and not records
-    left = len(charge.scopes) + len(charge.pools) + (charge.times_max > 1) + len(records) + are_many
-    left += charge.counted is not None
-
-    def header(kind: bytes) -> bytes:
-        nonlocal left
-        left -= 1
-        return struct.pack("<cBB", kind, _MORE if left else _LAST, charge.consume)
-
-    for scope in charge.scopes:
-        yield scope.name, header(b"R") + _rates_argument(scope.limits, scope.demands)
-    for pool in charge.pools:
-        yield pool.name, header(b"P") + struct.pack("<ddBdd", pool.amount, pool.units, pool.shadow, *pool.window)
+def parts_of(charge: Charge, number: int, records: Sequence[str], epoch: str) -> list[tuple[str, bytes]]:
+    """Key and argument of each part of the item that stands for so many of the charge, each with a record or none."""
+    parts = [(scope.name, b"R", _rates_argument(scope.limits, scope.demands)) for scope in charge.scopes]
+    parts += [
+        (pool.name, b"P", struct.pack("<ddBdd", pool.amount, pool.units, pool.shadow, *pool.window))
+        for pool in charge.pools
+    ]
     if charge.times_max > 1:
-        yield home(charge), header(b"K") + struct.pack("<dd", charge.times_max, charge.lead_us)
-    for record in records:
-        yield record, header(b"O") + struct.pack("<d", RECORD_MS)
-    if are_many:
-        yield home(charge), header(b"N") + struct.pack("<d", len(group))
+        parts.append((home(charge), b"K", struct.pack("<dd", charge.times_max, charge.lead_us)))
+    parts += [(record, b"O", struct.pack("<d", RECORD_MS)) for record in records]
+    if number > 1 and not records:
+        parts.append((home(charge), b"N", struct.pack("<d", number)))
     if charge.counted:
-        yield (
-            charge.counted.hash_name(epoch),
-            header(b"U") + _usage_argument(charge.counted.key_id, charge.counted.counts),
-        )
+        usage = _usage_argument(charge.counted.key_id, charge.counted.counts)
+        parts.append((charge.counted.hash_name(epoch), b"U", usage))
+    last = len(parts) - 1
+    return [
+        (key, kind + bytes((at < last, charge.consume)) + argument) for at, (key, kind, argument) in enumerate(parts)
+    ]
 
 
 @lru_cache(maxsize=4096)
@@ -76,46 +66,38 @@ def _text(value: str) -> bytes:
 def grant_argument(grant: Grant) -> bytes:
     """The only part of the item that hands a block to its pool; its key is the pool's name."""
     _, generation, makes_pool, *numbers = grant
-    return struct.pack("<cBBdBddddd", b"G", _LAST, 0, generation, makes_pool, *numbers)
+    return struct.pack("<cBBdBddddd", b"G", 0, 0, generation, makes_pool, *numbers)
 
 
-def told(groups: Sequence[Sequence[Charge]], answer: Sequence[int | Sequence[int]]) -> list[list[Told]]:
-    """What the script answered to groups of charges: of each, who is told what, in order."""
-    now_us, *runs = answer
-    pairs = zip(runs[::2], runs[1::2], strict=True)
-    return [list(_told_group(group, pairs, now_us)) for group in groups]  # type: ignore[arg-type]
-
-
-def _told_group(group: Sequence[Charge], runs: Iterator[tuple[int, Sequence[int]]], now_us: int) -> Iterator[Told]:
-    at = 0
-    while at < len(group):
-        number, figures = next(runs)
-        yield Told(group[at : at + number], _answer(group[at], figures, now_us))
-        at += number
+def told(charges: Sequence[Charge], groups: Sequence[Sequence[int]], answer: Sequence[Any]) -> list[Told]:
+    """What the script answered to groups of charges, given by their positions."""
+    found, at = [], 1
+    for group in groups:
+        done = 0
+        while done < len(group):
+            number, figures = answer[at : at + 2]
+            found.append(Told(group[done : done + number], _answer(charges[group[0]], figures, answer[0])))
+            done, at = done + number, at + 2
+    return found
 
 
 def _answer(charge: Charge, figures: Sequence[int], now_us: int) -> ChargeAnswer:
-    verdict = Verdict(figures[0])
-    rest = iter(figures[2:])
-    demands = [demand for scope in charge.scopes for demand in scope.demands]
-    rates = [(demand, next(rest), next(rest), next(rest)) for demand in demands]
-    pools = [[next(rest) for _ in range(5)] for _ in charge.pools]
-    times, used_until_us = (next(rest), next(rest)) if charge.times_max > 1 else (1, 0)
-    return ChargeAnswer(
-        verdict,
-        now_us,
-        RateOutcome(
-            admitted=verdict in (Verdict.ADMITTED, Verdict.REPLAYED),
-            standings=tuple(
+    verdict, at = Verdict(figures[0]), 2
+    standings = []
+    for scope in charge.scopes:
+        for demand in scope.demands:
+            used, reset_at_us, exceeded = figures[at : at + 3]
+            standings.append(
                 RateStanding(demand.amount, used, reset_at_us if reset_at_us >= 0 else None, exceeded == 1)
-                for demand, used, reset_at_us, exceeded in rates
-            ),
-            retry_after_us=figures[1] if figures[1] >= 0 else None,
-            times=times,
-        ),
-        tuple(
-            PoolStanding(used, exceeded == 1, generation, received, left)
-            for used, exceeded, generation, received, left in pools
-        ),
-        used_until_us,
-    )
+            )
+            at += 3
+    pools = []
+    for _ in charge.pools:
+        used, exceeded, generation, received, left = figures[at : at + 5]
+        pools.append(PoolStanding(used, exceeded == 1, generation, received, left))
+        at += 5
+    times, used_until_us = figures[at:] if charge.times_max > 1 else (1, 0)
+    admitted = verdict is Verdict.ADMITTED or verdict is Verdict.REPLAYED
+    retry_after_us = figures[1] if figures[1] >= 0 else None
+    rates = RateOutcome(admitted, tuple(standings), retry_after_us, times)
+    return ChargeAnswer(verdict, now_us, rates, tuple(pools), used_until_us)

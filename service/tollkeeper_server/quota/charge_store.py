@@ -3,10 +3,11 @@
 import asyncio
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import chain
 
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.quota.charge_script import RECORD_MS, SCRIPT, grant_argument, parts_of, told
-from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, Told, home
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, Told, alike, home
 from tollkeeper_server.storage.redis import Redis, Script
 
 _TOLD = b"1"
@@ -59,29 +60,28 @@ class ChargeStore:
         That is Unavailable if Redis failed or did not answer in time; the charge may have been made. ScriptLost says
         that Redis was restarted or replaced, so that nothing can be known about its pools; nothing was charged.
         """
-        told = await self.charge_together([[charge] for charge in charges], timeout_seconds=timeout_seconds)
-        return [each.answer for each in told]
+        groups = [[position] for position in range(len(charges))]
+        told = await self._charge(charges, groups, timeout_seconds)
+        return [each.answer for each in sorted(told, key=lambda each: each.positions[0])]
 
-    async def charge_together(self, groups: Sequence[Sequence[Charge]], *, timeout_seconds: float) -> list[Told]:
-        """As ``charge``, group by group: the charges of each are the same but for their records.
+    async def charge_together(self, charges: Sequence[Charge], *, timeout_seconds: float) -> list[Told]:
+        """As ``charge``, but those that are the same but for their records are made together, which costs as one.
 
-        They come out as if made one by one, but where limits stand is told as it is after all of the group.
+        They come out as if made one by one, and where limits stand is told as it is after all of them.
         """
-        runs: defaultdict[tuple[int, bool], list[int]] = defaultdict(list)
-        for position, (charge, *_) in enumerate(groups):
-            runs[self._redis.slot(home(charge)), charge.needs_epoch].append(position)
-        found: dict[int, list[Told]] = {}
+        return await self._charge(charges, alike(charges), timeout_seconds)
 
-        async def run(positions: list[int]) -> None:
-            found.update(
-                zip(positions, await self._run([groups[at] for at in positions], timeout_seconds), strict=True)
-            )
-
+    async def _charge(
+        self, charges: Sequence[Charge], groups: Sequence[Sequence[int]], timeout_seconds: float
+    ) -> list[Told]:
+        runs: defaultdict[tuple[int, bool], list[Sequence[int]]] = defaultdict(list)
+        for group in groups:
+            charge = charges[group[0]]
+            runs[self._redis.slot(home(charge)), charge.needs_epoch].append(group)
         if len(runs) == 1:
-            await run(*runs.values())
-        else:
-            await asyncio.gather(*map(run, runs.values()))
-        return [each for position in range(len(groups)) for each in found[position]]
+            return await self._run(charges, groups, timeout_seconds)
+        told = await asyncio.gather(*(self._run(charges, run, timeout_seconds) for run in runs.values()))
+        return list(chain.from_iterable(told))
 
     async def grant(self, grants: Sequence[Grant], *, timeout_seconds: float) -> None:
         """Hand blocks to their pools; what does not arrive is void. Raises Unavailable if that cannot be known."""
@@ -100,19 +100,26 @@ class ChargeStore:
             )
         )
 
-    async def _run(self, groups: Sequence[Sequence[Charge]], timeout_seconds: float) -> list[list[Told]]:
-        parts = [part for group in groups for part in parts_of(group, self._epoch)]
-        self.touched.update(charge.counted.hash_name(self._epoch) for charge, *_ in groups if charge.counted)
+    async def _run(
+        self, charges: Sequence[Charge], groups: Sequence[Sequence[int]], timeout_seconds: float
+    ) -> list[Told]:
+        parts = []
+        for group in groups:
+            charge = charges[group[0]]
+            records = [charges[position].record for position in group] if charge.record else ()
+            parts += parts_of(charge, len(group), records, self._epoch)
+            if charge.counted:
+                self.touched.add(charge.counted.hash_name(self._epoch))
         try:
             answer = await self._redis.run(
-                self._script(needs_epoch=groups[0][0].needs_epoch),
+                self._script(needs_epoch=charges[groups[0][0]].needs_epoch),
                 keys=[key for key, _ in parts],
                 arguments=[argument for _, argument in parts],
                 timeout_seconds=timeout_seconds,
             )
         except Unavailable as fault:
-            return [[Told(group, fault)] for group in groups]
-        return told(groups, answer)
+            return [Told(group, fault) for group in groups]
+        return told(charges, groups, answer)
 
     def _script_of(self, epoch: str) -> Script:
         return Script(self._plain.text.replace("@EPOCH@", epoch), is_pinned=True)

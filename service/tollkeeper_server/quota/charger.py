@@ -126,18 +126,19 @@ class Charger:
 
     async def _in_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome | None:
         """The answer of Redis; None if it gave none."""
-        deadline = time.monotonic() + CONTENTION_SECONDS
-        while time.monotonic() < deadline:
+        deadline = 0.0
+        while not deadline or time.monotonic() < deadline:
             charge = demands.charge(now_us=self._counters.clock.now_us(), consume=consume, record=record)
             asked = self._counters.ask(charge)
             answer = None if asked is None else await asked
             if not isinstance(answer, ChargeAnswer):
                 return None
-            if answer.verdict is Verdict.LACKING:
-                await self._refills.refill(charge, answer)
-            elif answer.verdict is not Verdict.MOVED:  # its clock is known now
+            if answer.verdict is not Verdict.LACKING and answer.verdict is not Verdict.MOVED:
                 outcome = demands.told(charge, answer)
                 return replace(outcome, kept=_kept(answer)) if answer.rates.times > 1 else outcome
+            deadline = deadline or time.monotonic() + CONTENTION_SECONDS
+            if answer.verdict is Verdict.LACKING:
+                await self._refills.refill(charge, answer)
         raise Unavailable("others take the rest of the limit before this charge", reason="LIMIT_CONTENDED")
 
     async def _without_redis(self, demands: Demands, *, consume: bool, record: str) -> ChargeOutcome:

@@ -97,9 +97,9 @@ class ChargeAnswer(NamedTuple):
 
 
 class Told(NamedTuple):
-    """Charges that are told the same."""
+    """What some of many charges are told, which is the same."""
 
-    charges: Sequence[Charge]
+    positions: Sequence[int]
     answer: ChargeAnswer | Unavailable
 
 
@@ -131,12 +131,13 @@ def alike(charges: Sequence[Charge]) -> list[list[int]]:
     """
     groups: dict[Hashable, list[int]] = {}
     for position, charge in enumerate(charges):
-        likeness = _likeness(charge) if charge.times_max == 1 else ("kept", position)
-        groups.setdefault(likeness, []).append(position)
+        groups.setdefault(_likeness(charge, position), []).append(position)
     return list(groups.values())
 
 
-def _likeness(charge: Charge) -> Hashable:
-    if not charge.record:
-        return id(charge)
-    return charge.consume, id(charge.scopes), id(charge.pools), id(charge.counted)
+def _likeness(charge: Charge, position: int) -> Hashable:
+    if charge.times_max > 1:
+        return "kept", position
+    if charge.record:
+        return charge.consume, id(charge.scopes), id(charge.pools), id(charge.counted)
+    return id(charge)

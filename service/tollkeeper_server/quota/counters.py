@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import chain, repeat, starmap
 from typing import NamedTuple
 
 from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
@@ -11,7 +10,7 @@ from tollkeeper_server.core.rate_window import RateDemand
 from tollkeeper_server.quota import metrics
 from tollkeeper_server.quota.breaker import Breaker
 from tollkeeper_server.quota.charge_store import ChargeStore
-from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, RateScope, Told, alike, home
+from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, RateScope, home
 from tollkeeper_server.quota.spends import Spends
 from tollkeeper_server.storage.batcher import Batcher
 from tollkeeper_server.storage.redis import ScriptLost
@@ -125,28 +124,24 @@ class Counters:
         # Those that waited for the batch before have less time left, but never too little for a healthy Redis.
         timeout_seconds = max(asked[0].at + self._timeout_seconds - started, self._timeout_seconds / 5)
         charges = [charge for charge, _ in asked]
-        groups = alike(charges)
-        told = await self._store.charge_together(
-            [[charges[position] for position in group] for group in groups], timeout_seconds=timeout_seconds
-        )
+        told = await self._store.charge_together(charges, timeout_seconds=timeout_seconds)
         metrics.CHARGE_BATCH_SIZE.observe(len(asked))
         metrics.CHARGE_BATCH_SECONDS.observe(time.monotonic() - started)
-        judged = [(self._judged(each), len(each.charges)) for each in told]
-        answers = chain.from_iterable(starmap(repeat, judged))
-        by_position = dict(zip(chain.from_iterable(groups), answers, strict=True))
-        return [by_position[position] for position in range(len(asked))]
+        answers: dict[int, ChargeAnswer | Unavailable] = {}
+        for positions, answer in told:
+            judged = self._judged([charges[position] for position in positions], answer)
+            answers.update(dict.fromkeys(positions, judged))
+        return [answers[position] for position in range(len(asked))]
 
-    def _judged(self, told: Told) -> ChargeAnswer | Unavailable:
+    def _judged(self, charges: Sequence[Charge], answer: ChargeAnswer | Unavailable) -> ChargeAnswer | Unavailable:
         """The answer, counted here and not by its callers, who may have left."""
-        answer = told.answer
         if isinstance(answer, Unavailable):
-            self.lose(answer, at=home(told.charges[0]))
+            self.lose(answer, at=home(charges[0]))
             if not isinstance(answer, ScriptLost):
-                self._spends.doubt(*told.charges)
+                self._spends.doubt(*charges)
             return answer
         self.clock.saw(answer.now_us)
-        charge, *others = told.charges
-        if not self._spends.accept(charge, answer, *others):
+        if not self._spends.accept(charges[0], answer, *charges[1:]):
             return Unavailable("this server may not spend from pools now", reason="REDIS_UNAVAILABLE")
         return answer
 

@@ -96,6 +96,7 @@ class Demands:
         self._home = _home(key, owner)
         self._holders = tuple(_holders(key, owner))
         self._limits = [(limit, holder.scope) for holder in self._holders for limit in holder.limits]
+        self._hard = [(limit, scope) for limit, scope in self._limits if limit.kind is not LimitKind.RATE]
         self._rates = tuple(self._rate_scopes())
         self._made: dict[bool, _Made] = {}
         """The last charge, by whether it consumes."""
@@ -114,7 +115,7 @@ class Demands:
     @property
     def are_hard(self) -> bool:
         """Whether any is a QUOTA or SPEND limit."""
-        return any(limit.kind is not LimitKind.RATE for limit, _ in self._limits)
+        return bool(self._hard)
 
     def charge(self, *, now_us: int, consume: bool, record: str = "") -> Charge:
         """The charge to make at ``now_us``; once only, if it is given the name of a ``record`` and consumes.
@@ -164,10 +165,9 @@ class Demands:
         )
 
     def _held(self, pools: Sequence[tuple[PoolDemand, PoolStanding]], times: int) -> tuple[Held, ...]:
-        hard = [(limit, scope) for limit, scope in self._limits if limit.kind is not LimitKind.RATE]
         return tuple(
             Held(limit, scope, demand._replace(units=demand.units * times))
-            for (limit, scope), (demand, _) in zip(hard, pools, strict=True)
+            for (limit, scope), (demand, _) in zip(self._hard, pools, strict=True)
             if demand.units
         )
 
