@@ -1,5 +1,6 @@
 """Charges that are the same are made together, and come out as if they were made one by one."""
 
+import asyncio
 import os
 import random
 from collections import Counter
@@ -11,7 +12,10 @@ import redis.asyncio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.integration.quota_support import charge, key, quota, rate, server, used
 from tests.integration.together_support import Store, assert_alike, assert_replayed, flushes, grouped
+from tollkeeper_server.core.decision import DecisionCode
+from tollkeeper_server.core.limits import Limit
 from tollkeeper_server.quota.charge_script import SCRIPT
 from tollkeeper_server.quota.charges import ChargeAnswer, Verdict
 from tollkeeper_server.storage.redis import Redis
@@ -96,3 +100,39 @@ async def test_the_comparison_sees_planted_faults(
     store = Store(connection, client, SCRIPT.text.replace(right, wrong))
     with pytest.raises((AssertionError, RuntimeError, KeyError)):
         await compare_many(store, 1000)
+
+
+@pytest.mark.parametrize("ids", [20, 12, 0], ids=["each-its-own", "some-twice", "none"])
+@pytest.mark.parametrize("limits", [(rate(7),), (quota(7),), (rate(9), quota(7), quota(3, name="shadow", shadow=True))])
+async def test_callers_at_once_are_charged_each_for_itself_and_once_under_a_request_id(
+    postgres_url: str, redis_url: str, limits: tuple[Limit, ...], ids: int
+) -> None:
+    async with server(postgres_url, redis_url) as charger:
+        subject = key(*limits)
+        names = [f"id-{number % ids}" if ids else "" for number in range(20)]
+        codes = await asyncio.gather(*(charge(charger, subject, request_id=name) for name in names))
+        allowed = [name for name, code in zip(names, codes, strict=True) if code is DecisionCode.ALLOWED]
+        assert len(set(allowed)) == 7 if ids else len(allowed) == 7
+        again = await asyncio.gather(*(charge(charger, subject, request_id=name) for name in names if name))
+        assert [name for name, code in zip(names, again, strict=False) if code is DecisionCode.ALLOWED] == [
+            name for name in names if name in allowed and name
+        ]
+        told = await charger.charge(subject, charges={}, consume=False)
+        assert {state.used for state in told.limits} == {7}
+    assert await used(postgres_url) == {"ALLOWED": 7, "requests": 7}
+
+
+async def test_callers_at_once_that_are_told_the_same_are_told_it_by_one_object(
+    postgres_url: str, redis_url: str
+) -> None:
+    async with server(postgres_url, redis_url) as charger:
+        subject = key(rate(7), rate(100, name="day", seconds=86_400))
+        asked = (charger.charge(subject, charges={"requests": 1}, consume=True) for _ in range(20))
+        outcomes = await asyncio.gather(*asked)
+    allowed, denied = (
+        [each for each in outcomes if each.code is code] for code in (DecisionCode.ALLOWED, DecisionCode.RATE_LIMITED)
+    )
+    assert (len(allowed), len(denied)) == (7, 13)
+    assert len({id(outcome) for outcome in outcomes}) == 2
+    assert [[state.used for state in outcome.limits] for outcome in (allowed[0], denied[0])] == [[7, 7]] * 2
+    assert denied[0].retry_after is not None

@@ -337,6 +337,7 @@ local function demand(i, now, item)
   elseif kind == 'K' then
     item.times_max, item.lead = unpack('<dd', ARGV[i], 4)
   elseif kind == 'O' then
+    item.records = item.records or {}
     item.records[#item.records + 1] = KEYS[i]
     item.keep = unpack('<d', ARGV[i], 4)
   elseif kind == 'N' then
@@ -348,7 +349,7 @@ end
 
 -- What the parts `from` to `to` ask, and how it fits as things are.
 local function look(from, to, now)
-  local item = {rates = {}, pools = {}, records = {}, number = 1, retry = 0, times = 1, lead = 0, used_until = now}
+  local item = {rates = {}, pools = {}, number = 1, retry = 0, times = 1, lead = 0, used_until = now}
   for i = from, to do
     demand(i, now, item)
   end
@@ -444,24 +445,25 @@ local function consume(item, now)
 end
 
 local function answer(item, outcome)
-  local figures = {outcome, item.retry > 0 and item.retry < math.huge and item.retry or -1}
+  local figures, at = {outcome, item.retry > 0 and item.retry < math.huge and item.retry or -1}, 3
   for _, asked in ipairs(item.rates) do
     local log = asked.log
-    figures[#figures + 1] = log.used
-    figures[#figures + 1] = log.count > 0 and log.last + log.window or -1
-    figures[#figures + 1] = asked.exceeded and 1 or 0
+    figures[at] = log.used
+    figures[at + 1] = log.count > 0 and log.last + log.window or -1
+    figures[at + 2] = asked.exceeded and 1 or 0
+    at = at + 3
   end
   for _, asked in ipairs(item.pools) do
     local pool = asked.pool
-    figures[#figures + 1] = pool and pool.debited - pool.left or -1
-    figures[#figures + 1] = asked.exceeded and 1 or 0
-    figures[#figures + 1] = pool and pool.generation or -1
-    figures[#figures + 1] = pool and pool.received or 0
-    figures[#figures + 1] = pool and pool.left or 0
+    figures[at] = pool and pool.debited - pool.left or -1
+    figures[at + 1] = asked.exceeded and 1 or 0
+    figures[at + 2] = pool and pool.generation or -1
+    figures[at + 3] = pool and pool.received or 0
+    figures[at + 4] = pool and pool.left or 0
+    at = at + 5
   end
   if item.times_max then
-    figures[#figures + 1] = item.times
-    figures[#figures + 1] = item.used_until
+    figures[at], figures[at + 1] = item.times, item.used_until
   end
   return figures
 end
@@ -547,7 +549,7 @@ end
 -- Makes the charges of the item made of the parts `from` to `to`.
 local function charge(from, to, now)
   local item = look(from, to, now)
-  if #item.records > 0 then
+  if item.records then
     return charge_once(item, from, to, now)
   end
   local left = item.number
