@@ -19,7 +19,8 @@ from tests.integration.valkey_process import ReplicatedValkey, ValkeyProcess, re
 
 pytestmark = pytest.mark.timeout(400)
 
-AMOUNT = 3_000
+AMOUNT = 20_000
+"""So much that it is not used up while a server is replaced: losses must strike while there is something to lose."""
 GIVEN_BACK_SECONDS = 20
 """In that time the reconciler has given back what was lost, on a busy machine, too."""
 TOO_MANY_SECONDS = 2
