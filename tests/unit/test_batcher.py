@@ -94,17 +94,31 @@ async def test_closing_finishes_what_was_submitted_and_takes_nothing_more(store:
     assert [task.result() for task in tasks] == [2, 4]
 
 
-async def test_after_a_large_flush_the_next_waits_until_half_as_many_more_have_come(store: Store) -> None:
+async def test_after_a_large_flush_the_next_waits_until_as_many_have_come(store: Store) -> None:
     store.open.set()
     batcher = Batcher(store.flush, batch_max=100, linger_seconds=600)
-    first, second = list(range(LINGER_FROM)), list(range(LINGER_FROM + LINGER_FROM // 2))
-    await asyncio.gather(*await submitted(batcher, *first))
-    tasks = await submitted(batcher, *second[:-1])
-    await asyncio.sleep(0.01)
-    assert store.batches == [first]  # one is still to come
-    tasks += await submitted(batcher, second[-1])
-    await asyncio.wait_for(asyncio.gather(*tasks), 5)
-    assert store.batches == [first, second]
+    items = list(range(LINGER_FROM))
+    await asyncio.gather(*await submitted(batcher, *items))
+    for turn in range(2):
+        tasks = await submitted(batcher, *items[:-1])
+        await asyncio.sleep(0.01)
+        assert store.batches == [items] * (turn + 1)  # one is still to come
+        tasks += await submitted(batcher, items[-1])
+        await asyncio.wait_for(asyncio.gather(*tasks), 5)
+        assert store.batches == [items] * (turn + 2)
+    await batcher.close()
+
+
+async def test_who_came_during_a_flush_is_waited_for_as_well(store: Store) -> None:
+    batcher = Batcher(store.flush, batch_max=100, linger_seconds=600)
+    first = await submitted(batcher, 0)
+    during = await submitted(batcher, *range(1, LINGER_FROM))
+    store.open.set()
+    await asyncio.wait_for(asyncio.gather(*first), 5)
+    assert not any(task.done() for task in during)  # the first is expected back
+    again = await submitted(batcher, 0)
+    await asyncio.wait_for(asyncio.gather(*during, *again), 5)
+    assert store.batches == [[0], [*range(1, LINGER_FROM), 0]]
     await batcher.close()
 
 

@@ -4,13 +4,12 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from functools import partial
 from typing import Generic, TypeVar
 
 from tollkeeper_server.core.errors import ResourceExhausted, Unavailable
 
 LINGER_FROM = 4
-"""Flushes of fewer items than this are not worth to be waited for."""
+"""Fewer items than this are not worth to be waited for."""
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
@@ -24,9 +23,9 @@ class Batcher(Generic[Item, Answer]):
     and returns as many answers in order; if it raises, the items of that batch get the fault and no others. A caller
     that is cancelled or out of time leaves without harm to the rest.
 
-    Under load it may pay to *linger*. Callers that were answered together come back together: after a flush of
-    ``LINGER_FROM`` items or more the next one waits until half as many more have come, for at most ``linger_seconds``.
-    So flushes grow up to what comes in that time, and what follows from their answers is done for many at once as well.
+    Under load it may pay to *linger*. Callers come back: after a flush the next one waits until as many have come as
+    were in that or came during it, for at most ``linger_seconds``, if these are ``LINGER_FROM`` or more. So flushes
+    grow until all callers are in one, and what follows from their answers is done for many at once as well.
     """
 
     def __init__(
@@ -43,7 +42,7 @@ class Batcher(Generic[Item, Answer]):
         self._pending_max = pending_max
         self._flushes_max = flushes_max
         self._pending: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
-        self._flushes: set[asyncio.Task[None]] = set()
+        self._flushes: set[asyncio.Task[int]] = set()
         self._linger_seconds = linger_seconds
         self._awaited = 0
         """How many items the next flush waits for."""
@@ -92,12 +91,13 @@ class Batcher(Generic[Item, Answer]):
             batch = [self._pending.popleft() for _ in range(min(self._batch_max, len(self._pending)))]
             task = asyncio.create_task(self._run(batch))
             self._flushes.add(task)
-            task.add_done_callback(partial(self._ended, len(batch)))
+            task.add_done_callback(self._ended)
 
-    def _ended(self, size: int, task: asyncio.Task[None]) -> None:
+    def _ended(self, task: asyncio.Task[int]) -> None:
         self._flushes.discard(task)
-        if self._linger_seconds and size >= LINGER_FROM and self._lingering is None and not self._closed:
-            self._awaited = min(size + size // 2, self._batch_max)
+        expected = min(task.result(), self._batch_max)
+        if self._linger_seconds and expected >= LINGER_FROM and self._lingering is None and not self._closed:
+            self._awaited = expected
             self._lingering = task.get_loop().call_later(self._linger_seconds, self._stop_lingering)
         self._start_flushes()
 
@@ -110,10 +110,11 @@ class Batcher(Generic[Item, Answer]):
             self._lingering.cancel()
             self._lingering, self._awaited = None, 0
 
-    async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> None:
+    async def _run(self, batch: list[tuple[Item, asyncio.Future[Answer]]]) -> int:
+        """Flush, and tell how many were in it or came during it."""
         waiting = [(item, answer) for item, answer in batch if not answer.done()]
         if not waiting:
-            return
+            return 0
         try:
             answers = await self._flush([item for item, _ in waiting])
             for (_, answer), value in zip(waiting, answers, strict=True):
@@ -123,3 +124,4 @@ class Batcher(Generic[Item, Answer]):
             for _, answer in waiting:
                 if not answer.done():
                     answer.set_exception(fault)
+        return len(waiting) + len(self._pending)
