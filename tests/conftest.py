@@ -61,7 +61,7 @@ async def _fresh_database(stores: StoreUrls, *, template: str) -> AsyncIterator[
     name = f"test_{next(_numbers)}"
     admin = await asyncpg.connect(stores.postgres.replace("/tollkeeper?", "/postgres?"))
     try:
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
+        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
         yield stores.postgres.replace("/tollkeeper?", f"/{name}?")
         await admin.execute(f"DROP DATABASE {name} WITH (FORCE)")
     finally:
