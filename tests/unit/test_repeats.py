@@ -229,6 +229,19 @@ def test_no_other_message_is_taken_for_it(other: pb.VerifyRequest) -> None:
     assert server.recall(ASKED, server.call(more=(("authorization", "Bearer x"),))) is None
 
 
+def test_credentials_are_never_taken_for_the_beginning_of_a_message() -> None:
+    server = Server()
+    server.memory.store(record())
+    server.memory.store(caller(record()))
+    asked = pb.VerifyRequest(api_key=API_KEY, resource="r" * ord(" "))  # the length of it is a space, encoded
+    for _ in range(3):
+        assert server.ask(asked)
+    head, _, rest = asked.SerializeToString().rpartition(b" ")
+    call = server.call()
+    call.metadata = (("authorization", f"Bearer {TOKEN} {head.decode()}"),)
+    assert server.repeats.recall(rest, call) is None
+
+
 def test_a_request_with_an_id_of_its_own_is_read_each_time() -> None:
     server = Server()
     server.memory.store(record())

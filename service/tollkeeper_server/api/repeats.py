@@ -47,10 +47,11 @@ class Repeats:
 
         Who calls, the decision and the trace in the usage are the same as if it were read.
         """
-        credentials = shown_credentials(call.metadata)
-        if len(credentials) != 1:
+        shown = shown_credentials(call.metadata)
+        if len(shown) != 1:
             return None
-        place = self._places.of(f"{call.address} {credentials[0]!s} ".encode() + received)
+        # With its length, so that nothing shown can be taken for the beginning of a message.
+        place = self._places.of(f"{call.address} {len(shown[0])} {shown[0]!s} ".encode() + received)
         repeat = self._repeats.get(place)
         answer = None if repeat is None else self._again(repeat, call)
         if answer is None and self._repeats.recurs(place):
