@@ -84,11 +84,8 @@ class Call:
             "code": self.code,
             "duration_ms": round(self.seconds * 1000, 3),
             "peer": self.address,
-            "request_id": self.request_id,
+            **self.names(),
         }
-        if self._caller is not None:
-            fields["caller"] = self._caller.name
-            fields["tenant"] = self._caller.tenant_id
         if self.decision is not None:
             fields["decision"] = self.decision.value
         if self.verifications:

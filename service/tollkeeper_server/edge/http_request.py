@@ -40,11 +40,7 @@ class HttpRequest:
         Envoy joins repeated headers by commas: all of them, or with raw headers still some. So a comma always parts two
         values here.
         """
-        if self._separate is not None:
-            lines: Sequence[str] = self._lines(name)
-        else:
-            line = self._joined.get(name)
-            lines = () if line is None else (line,)
+        lines = self._lines(name)
         if not any("," in line for line in lines):
             return lines
         return [value.strip(" \t") for line in lines for value in line.split(",")]
@@ -65,15 +61,13 @@ class HttpRequest:
 
     def cookies(self) -> list[str]:
         """All cookies as ``name=value``, in order."""
-        if self._separate is not None:
-            headers: Sequence[str] = self._lines("cookie")
-        else:
-            headers = (self._joined.get("cookie", ""),)
-        return [pair.strip(" \t") for header in headers for pair in header.split(";") if pair]
+        return [pair.strip(" \t") for line in self._lines("cookie") for pair in line.split(";") if pair]
 
     def _lines(self, name: str) -> Sequence[str]:
-        """Of headers that came separately: few are ever looked at, so the others are not decoded."""
-        assert self._separate is not None
+        """The header as it came. Few are ever looked at, so the others are not decoded."""
+        if self._separate is None:
+            line = self._joined.get(name)
+            return () if line is None else (line,)
         headers = self._separate.get(name, ())
         return [readable(header.raw_value) if header.raw_value else header.value for header in headers]
 
