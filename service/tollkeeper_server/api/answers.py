@@ -6,9 +6,9 @@ They are made as bytes, part by part: protobuf reads messages that stand one aft
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.convert_verification import answer_rest, answer_start
-from tollkeeper_server.core.decision import Decision, DecisionCode
-from tollkeeper_server.core.key import Key, Secret
+from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.limits import LimitState
+from tollkeeper_server.core.made_once import MadeOnce
 
 STARTS_MAX = 4096
 LIMITS_MAX = 64
@@ -24,8 +24,8 @@ class Answers:
     """
 
     def __init__(self) -> None:
-        self._starts: dict[tuple[int, DecisionCode, Secret | None], tuple[Key | None, bytes]] = {}
-        self._limits: dict[int, tuple[tuple[LimitState, ...], bytes]] = {}
+        self._starts = MadeOnce[bytes](values_max=STARTS_MAX)
+        self._limits = MadeOnce[bytes](values_max=LIMITS_MAX)
         self._revision: tuple[int, bytes] = (0, b"")
 
     def of(self, decision: Decision) -> bytes:
@@ -39,15 +39,11 @@ class Answers:
     def start(self, decision: Decision) -> bytes:
         """What is told of the code and the key, the same for every such decision about the same API key."""
         code, key, secret = decision.code, decision.key, decision.secret
-        place = id(key), code, secret
-        made = self._starts.get(place)
-        if made is not None and made[0] is key:
-            return made[1]
-        if len(self._starts) >= STARTS_MAX:
-            del self._starts[next(iter(self._starts))]
+        made = self._starts.get(key, code, secret)
+        if made is not None:
+            return made
         start = answer_start(code, key=key, secret=secret).SerializeToString()
-        self._starts[place] = (key, start)  # holding the key keeps its id from being another's
-        return start
+        return self._starts.put(start, key, code, secret)
 
     def end(self, request_id: str, revision: int) -> bytes:
         """What is told of the call, and of the revision that is reflected."""
@@ -59,11 +55,8 @@ class Answers:
         return told + _REQUEST_ID_TAG + bytes((len(named),)) + named
 
     def _of_limits(self, limits: tuple[LimitState, ...]) -> bytes:
-        made = self._limits.get(id(limits))
-        if made is not None and made[0] is limits:
-            return made[1]
-        if len(self._limits) >= LIMITS_MAX:
-            del self._limits[next(iter(self._limits))]
+        made = self._limits.get(limits)
+        if made is not None:
+            return made
         told = pb.VerifyResponse(limits=map(limit_state_message, limits)).SerializeToString()
-        self._limits[id(limits)] = (limits, told)
-        return told
+        return self._limits.put(told, limits)

@@ -10,7 +10,8 @@ from google.protobuf.struct_pb2 import Struct, Value
 from google.rpc import code_pb2, status_pb2
 
 from tollkeeper_server.core.key import Key
-from tollkeeper_server.edge.credentials import CookieSource, HeaderSource, QuerySource, Source
+from tollkeeper_server.core.made_once import MadeOnce
+from tollkeeper_server.edge.credentials import CookieSource, HeaderSource, QuerySource
 from tollkeeper_server.edge.http_request import HttpRequest
 from tollkeeper_server.edge.outcome import Outcome, answer_of, limit_headers
 
@@ -36,7 +37,7 @@ class Allowances:
     """
 
     def __init__(self) -> None:
-        self._starts: dict[tuple[int, str, tuple[Source, ...], bool], tuple[Key, bytes]] = {}
+        self._starts = MadeOnce[bytes](values_max=STARTS_MAX)
 
     def of(self, outcome: Outcome, request: HttpRequest, *, now: datetime) -> bytes:
         """An encoded CheckResponse."""
@@ -56,15 +57,11 @@ class Allowances:
     def _start(self, outcome: Outcome) -> bytes:
         key = outcome.key
         assert key is not None, "what is allowed was proven"
-        place = id(key), outcome.profile.name, tuple(outcome.used), bool(outcome.reservation_id)
-        made = self._starts.get(place)
-        if made is not None and made[0] is key:
-            return made[1]
-        if len(self._starts) >= STARTS_MAX:
-            del self._starts[next(iter(self._starts))]
-        start: bytes = _allowance(key, outcome).SerializeToString()
-        self._starts[place] = (key, start)  # holding the key keeps its id from being another's
-        return start
+        more = outcome.profile.name, tuple(outcome.used), bool(outcome.reservation_id)
+        made = self._starts.get(key, *more)
+        if made is not None:
+            return made
+        return self._starts.put(_allowance(key, outcome).SerializeToString(), key, *more)
 
 
 def _allowance(key: Key, outcome: Outcome) -> external_auth_pb2.CheckResponse:
