@@ -1,6 +1,6 @@
 """What every RPC goes through, health alone excepted.
 
-    request id ─ deadline ─ is there room ─ who calls ─ may it ─ is the message readable ─ handler ─ deadline again
+    bunch ─ request id ─ deadline ─ is there room ─ who calls ─ may it ─ is it readable ─ handler ─ deadline again
 
 Whatever comes of it is mapped to one status, counted, and told in one line of the access log.
 """
@@ -21,6 +21,7 @@ from structlog.typing import FilteringBoundLogger
 
 from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.admission import Admission, overloaded
+from tollkeeper_server.api.bunches import Bunches
 from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.errors import Context, DeadlineExceeded, Internal, abort, status_code
 from tollkeeper_server.api.metadata import bearer_token, call_id, peer_address
@@ -78,6 +79,7 @@ class Gate:
     call_seconds_max: float = CALL_SECONDS_MAX
     """A unary call ends after so long, or at the caller's deadline if that is sooner or hardly later."""
     admission: Admission = field(default_factory=Admission)
+    bunches: Bunches = field(default_factory=Bunches)
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     """To be set when the server is about to go."""
 
@@ -108,6 +110,7 @@ class _Route:
         self._message_names_calls = "request_id" in method.input_type.fields_by_name
         self._metrics = gate.metrics.of(method.name)
         self._admission = gate.admission
+        self._bunches = gate.bunches
         self._room = gate.admission.room_for(method.name)
         self._permission: CallerPermission | None = getattr(answer, _PERMISSION)
         self._open_to_users: bool = getattr(answer, _OPEN_TO_USERS)
@@ -117,6 +120,8 @@ class _Route:
         call = self._begin(context)
         self._admission.under_way += 1
         try:
+            if (bunch := self._bunches.join()) is not None:
+                await bunch
             call.metadata = context.invocation_metadata() or ()
             remaining = context.time_remaining()
             is_late = remaining is not None and remaining <= 0

@@ -1,0 +1,75 @@
+"""Calls that come close upon one another wait for one another, and are handled and answered together.
+
+From one call to the next gRPC runs through megabytes of code, and it wakes a thread for each answer. For many calls in
+a row all that is cheaper, the more so the more they are. So under load a call waits for others to come; where load is
+too low for that to pay, none waits.
+"""
+
+import asyncio
+
+WAIT_SECONDS = 0.002
+"""No call waits for longer."""
+BUNCH_MIN = 8
+"""Fewer calls than this, in WAIT_SECONDS, were not worth to be waited for."""
+TRIED_FROM = 4
+"""So many calls in one turn of the event loop are a sign that there may be enough of them."""
+CREDIT_MAX = 8
+"""So many bunches in a row that are too small, at most, until calls are waited for no more."""
+REST_CALLS = 64
+"""So many calls, at least, are then handled at once."""
+
+
+class Bunches:
+    """Makes bunches of calls. Callers come back: a bunch leaves once as many have come as were in the one before."""
+
+    def __init__(self) -> None:
+        self._bunch: list[asyncio.Future[None]] = []
+        self._expected: int | None = None
+        """How many calls complete the bunch; None for all that come in time."""
+        self._leaves: asyncio.Handle | None = None
+        """What lets the bunch go."""
+        self._credit = 0
+        """Of bunches that may be too small before calls are waited for no more. None are while it is 0."""
+        self._rest = 0
+        self._in_turn = 0
+
+    def join(self) -> asyncio.Future[None] | None:
+        """What a call that has come is to wait for before it is handled; None if it need not wait.
+
+        A call that is cancelled leaves without harm to the rest.
+        """
+        if self._credit:
+            return self._join()
+        if self._rest:
+            self._rest -= 1
+            return None
+        self._in_turn += 1
+        if self._in_turn == 1:
+            asyncio.get_running_loop().call_soon(self._end_turn)
+        return None
+
+    def _join(self) -> asyncio.Future[None]:
+        loop = asyncio.get_running_loop()
+        place = loop.create_future()
+        self._bunch.append(place)
+        if self._leaves is None:
+            self._leaves = loop.call_later(WAIT_SECONDS, self._leave)
+        elif len(self._bunch) == self._expected:
+            self._leaves.cancel()
+            self._leaves = loop.call_soon(self._leave)  # what comes in the same turn of the loop goes along
+        return place
+
+    def _end_turn(self) -> None:
+        if self._in_turn >= TRIED_FROM:
+            self._credit, self._expected = 1, None
+        self._in_turn = 0
+
+    def _leave(self) -> None:
+        bunch, self._bunch, self._leaves = self._bunch, [], None
+        if len(bunch) >= BUNCH_MIN:
+            self._credit, self._expected = min(self._credit + 1, CREDIT_MAX), len(bunch)
+        else:
+            self._credit, self._rest = self._credit - 1, REST_CALLS
+        for place in bunch:
+            if not place.done():
+                place.set_result(None)
