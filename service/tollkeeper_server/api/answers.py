@@ -6,6 +6,7 @@ They are made as bytes, part by part: protobuf reads messages that stand one aft
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.convert_verification import answer_rest, answer_start
+from tollkeeper_server.api.wire import delimited, tag
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.made_once import MadeOnce
@@ -13,8 +14,7 @@ from tollkeeper_server.core.made_once import MadeOnce
 STARTS_MAX = 4096
 LIMITS_MAX = 64
 
-# A string of fewer than 128 bytes, as request ids are: number and kind of the field, length, text.
-_REQUEST_ID_TAG = bytes((pb.VerifyResponse.DESCRIPTOR.fields_by_name["request_id"].number << 3 | 2,))
+_REQUEST_ID = tag(pb.VerifyResponse, "request_id")
 
 
 class Answers:
@@ -51,8 +51,7 @@ class Answers:
         if known != revision:
             told = pb.VerifyResponse(revision=revision).SerializeToString()
             self._revision = revision, told
-        named = request_id.encode()
-        return told + _REQUEST_ID_TAG + bytes((len(named),)) + named
+        return told + delimited(_REQUEST_ID, request_id.encode())
 
     def _of_limits(self, limits: tuple[LimitState, ...]) -> bytes:
         made = self._limits.get(limits)

@@ -55,8 +55,8 @@ def rpc(permission: CallerPermission | None, *, open_to_users: bool = False) -> 
     ``open_to_users`` lets signed-in users in as well: what answers knows that only what is theirs is there for them.
 
     A unary RPC is answered by ``async def Name(self, request, call)``, a streaming one by an async generator that takes
-    an iterator of requests instead. Either answers messages of the RPC's type, a unary one also such a message encoded,
-    or raises a TollkeeperError.
+    an iterator of requests instead. Either answers messages of the RPC's type, as they are or encoded, or raises a
+    TollkeeperError.
     """
 
     def mark(handler: HandlerT) -> HandlerT:
@@ -93,8 +93,7 @@ class Gate:
         route = _Route(self, method, answer, recall)
         if not method.client_streaming:
             return grpc.unary_unary_rpc_method_handler(route.unary)  # it reads and writes by itself
-        encode = GetMessageClass(method.output_type).SerializeToString
-        return grpc.stream_stream_rpc_method_handler(route.stream, route.decode, encode)
+        return grpc.stream_stream_rpc_method_handler(route.stream, route.decode, _encoded)
 
 
 class _Route:
@@ -163,8 +162,7 @@ class _Route:
         if self._admission.under_way > self._room:
             raise overloaded()
         await self._admit(call)
-        response: Message | bytes = await self._answer(self._readable(request), call)
-        return response if isinstance(response, bytes) else response.SerializeToString()
+        return _encoded(await self._answer(self._readable(request), call))
 
     async def _many(self, call: Call, requests: AsyncIterable[Any], context: Context) -> None:
         call.metadata = context.invocation_metadata() or ()
@@ -237,6 +235,10 @@ class _Route:
 
 _UNREADABLE = object()
 """Stands for a message that is not of its type, until it is known who sent it."""
+
+
+def _encoded(response: Message | bytes) -> bytes:
+    return response if isinstance(response, bytes) else response.SerializeToString()
 
 
 def _is_expired(context: Context) -> bool:

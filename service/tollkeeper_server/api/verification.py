@@ -21,6 +21,7 @@ from tollkeeper_server.api.repeats import Repeats
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE
 from tollkeeper_server.api.verify_stream import LateResults, Results, VerificationStream
 from tollkeeper_server.api.watch import watch
+from tollkeeper_server.api.wire import delimited, tag
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
@@ -34,6 +35,9 @@ from tollkeeper_server.verify.watchers import Watchers
 
 PRECEDENTS_MAX = 8_192
 SEEN_MAX = 16_384
+
+_BATCH_RESULT = tag(pb.BatchVerifyResponse, "results")
+_RESPONSE = tag(pb.VerifyResult, "response")
 
 
 class VerificationServicer:
@@ -66,17 +70,16 @@ class VerificationServicer:
         return self._answer(outcome)
 
     @rpc(CallerPermission.VERIFY)
-    async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> pb.BatchVerifyResponse:
-        """Many verifications; what is wrong with one is the answer to that one alone."""
+    async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> bytes:
+        """Many verifications; what is wrong with one is the answer to that one alone. The answer is encoded."""
         BATCH_VERIFY.check(request)
         ids, begun = self._begin(request.requests, call, at="requests[{}].")
         outcomes = zip(await together(begun), ids, strict=True)
-        return pb.BatchVerifyResponse(results=[self._result(outcome, request_id=name) for outcome, name in outcomes])
+        results = [self._result(outcome, request_id=name) for outcome, name in outcomes]
+        return b"".join(delimited(_BATCH_RESULT, result) for result in results)
 
     @rpc(CallerPermission.VERIFY)
-    def VerifyStream(
-        self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call
-    ) -> AsyncGenerator[pb.VerifyStreamResponse, None]:
+    def VerifyStream(self, requests: AsyncIterator[pb.VerifyStreamRequest], call: Call) -> AsyncGenerator[bytes, None]:
         """Batch after batch, each question answered as BatchVerify would."""
         return VerificationStream(requests, call, decide=partial(self._decide, call)).responses()
 
@@ -164,10 +167,11 @@ class VerificationServicer:
         self._metrics.decided(decision.code)
         return self._answers.of(decision)
 
-    def _result(self, outcome: Outcome, *, request_id: str) -> pb.VerifyResult:
+    def _result(self, outcome: Outcome, *, request_id: str) -> bytes:
+        """A VerifyResult, encoded."""
         if isinstance(outcome, TollkeeperError):
-            return pb.VerifyResult(error=status_of(outcome, request_id=request_id))
-        return pb.VerifyResult(response=pb.VerifyResponse.FromString(self._answer(outcome)))
+            return pb.VerifyResult(error=status_of(outcome, request_id=request_id)).SerializeToString()
+        return delimited(_RESPONSE, self._answer(outcome))
 
 
 def _id_of(request: pb.VerifyRequest) -> str:

@@ -16,6 +16,7 @@ from contextlib import aclosing
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.validation import VERIFY_STREAM
+from tollkeeper_server.api.wire import delimited, tag
 from tollkeeper_server.core.errors import TollkeeperError
 
 STREAM_SECONDS = 60.0
@@ -23,9 +24,11 @@ STREAM_SECONDS = 60.0
 UNDER_WAY_MAX = 1000
 """A stream with so many verifications unanswered is not read on. One batch more may be on top of them."""
 
-Results = dict[int, pb.VerifyResult]
-"""By position in their batch."""
+Results = dict[int, bytes]
+"""VerifyResults, encoded, by position in their batch."""
 LateResults = AsyncGenerator[Results, None]
+_RESULT = tag(pb.VerifyStreamResponse, "results")
+
 Decide = Callable[[Sequence[pb.VerifyRequest]], tuple[Results, LateResults | None]]
 
 
@@ -36,21 +39,24 @@ class VerificationStream:
         self._requests = requests
         self._call = call
         self._decide = decide
-        self._finished: asyncio.Queue[pb.VerifyStreamResponse | None] = asyncio.Queue()
+        self._finished: asyncio.Queue[tuple[bytes, int] | None] = asyncio.Queue()
+        """Responses, encoded, each with how many results are in it."""
         self._under_way = 0
         self._has_room = asyncio.Event()
 
-    async def responses(self) -> AsyncGenerator[pb.VerifyStreamResponse, None]:
-        """The answers, as they are ready; the reader of this is the one who writes them out.
+    async def responses(self) -> AsyncGenerator[bytes, None]:
+        """The answers, encoded, as they are ready; the reader of this is the one who writes them out.
 
         Raises InvalidArgument for a batch without verifications or with too many, and as ``Call.readmit`` once the
         caller may not call any more.
         """
         serving = asyncio.create_task(self._serve(), name="verify_stream")
         try:
-            while (response := await self._finished.get()) is not None:
+            while (finished := await self._finished.get()) is not None:
+                response, results = finished
                 yield response
-                self._is_written(response)
+                self._under_way -= results
+                self._has_room.set()
             await serving
         finally:
             serving.cancel()
@@ -100,8 +106,9 @@ class VerificationStream:
         if not results:
             return
         positions = results if len(results) < len(batch.requests) else ()
-        response = pb.VerifyStreamResponse(batch_id=batch.batch_id, results=results.values(), positions=positions)
-        self._finished.put_nowait(response)
+        response = pb.VerifyStreamResponse(batch_id=batch.batch_id, positions=positions).SerializeToString()
+        response += b"".join([delimited(_RESULT, result) for result in results.values()])
+        self._finished.put_nowait((response, len(results)))
 
     async def _answer_late(self, batch: pb.VerifyStreamRequest, late: LateResults) -> None:
         async with aclosing(late):
@@ -111,7 +118,3 @@ class VerificationStream:
     async def _close_at_drain(self, opened: asyncio.Timeout) -> None:
         await self._call.draining.wait()
         opened.reschedule(asyncio.get_running_loop().time())
-
-    def _is_written(self, response: pb.VerifyStreamResponse) -> None:
-        self._under_way -= len(response.results)
-        self._has_room.set()
