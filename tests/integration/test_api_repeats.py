@@ -26,17 +26,17 @@ async def api(postgres_url: str, redis_url: str) -> AsyncIterator[Api]:
 
 
 class Reads:
-    """How many requests were read, and not recalled."""
+    """How many requests were read, and not recalled; with the step ``place``, also known ones."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, step: str = "read") -> None:
         self.number = 0
-        read = Questions.read
+        read = getattr(Questions, step)
 
         def counted(*args: object, **kwargs: object) -> object:
             self.number += 1
-            return read(*args, **kwargs)  # type: ignore[arg-type]
+            return read(*args, **kwargs)
 
-        monkeypatch.setattr(Questions, "read", counted)
+        monkeypatch.setattr(Questions, step, counted)
 
 
 async def learned(api: Api, request: pb.VerifyRequest, caller: Metadata, reads: Reads) -> None:
@@ -139,6 +139,21 @@ async def test_repeated_calls_are_told_apart_logged_and_counted_as_all_others(
         return sum(bucket.allowed for bucket in usage.buckets)
 
     await until(counted, verified)
+
+
+@pytest.mark.parametrize("limits", [(), (replace(FIVE_A_DAY, amount=1_000_000),)], ids=["no limits", "a limit"])
+async def test_a_call_whose_key_has_changed_is_read_once_and_then_repeats_again(
+    api: Api, limits: tuple[Limit, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = Reads(monkeypatch, step="place")
+    created = await api.key(limits=limits)
+    request = pb.VerifyRequest(api_key=created.api_key)
+    await learned(api, request, api.root, looks)
+    renamed = key_pb2.Key(key_id=created.key.key_id, name="renamed")
+    update = key_service_pb2.UpdateKeyRequest(key=renamed, update_mask=FieldMask(paths=["name"]))
+    await api.keys.UpdateKey(update, metadata=api.root)
+    assert (await api.verification.Verify(request, metadata=api.root)).key.name == "renamed"
+    await learned(api, request, api.root, looks)
 
 
 async def test_each_repeated_call_is_charged_and_no_unit_too_many_is_let_through(

@@ -519,8 +519,8 @@ class Waits(Bunches):
 
     waited = 0
 
-    def join(self) -> asyncio.Future[None] | None:
-        place = super().join()
+    def join(self, handle: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any] | None:
+        place = super().join(handle, *arguments)
         self.waited += place is not None
         return place
 
@@ -530,10 +530,10 @@ class OneThatNeverLeaves(Bunches):
 
     def __init__(self) -> None:
         super().__init__()
-        self.joined: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+        self.joined: asyncio.Queue[asyncio.Future[Any]] = asyncio.Queue()
 
-    def join(self) -> asyncio.Future[None]:
-        place = asyncio.get_running_loop().create_future()
+    def join(self, handle: Callable[..., Any], *arguments: Any) -> asyncio.Future[Any]:
+        place: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.joined.put_nowait(place)
         return place
 
@@ -546,7 +546,7 @@ async def test_calls_that_waited_for_one_another_are_answered_each_on_its_own(
     names = [f"call-{number}" for number in range(100)]
     async with Harness(bunches=waits) as harness:
         for _ in range(bunches.TRIED_FROM):  # a sign of load
-            assert waits.join() is None
+            assert waits.join(int) is None
         answers = await asyncio.gather(*(harness.verify(request_id=name, timeout=None) for name in names))
         assert [answer.request_id for answer in answers] == names
         assert harness.service.calls == len(names)

@@ -27,9 +27,9 @@ async def turn() -> None:
     await asyncio.sleep(0)
 
 
-def come(gathering: Bunches, calls: int) -> list[asyncio.Future[None]]:
-    """So many calls in one turn; those that have to wait."""
-    return [place for place in (gathering.join() for _ in range(calls)) if place is not None]
+def come(gathering: Bunches, calls: int) -> list[asyncio.Future[int]]:
+    """So many calls in one turn, of which each gives its number; those that have to wait."""
+    return [place for place in (gathering.join(int, number) for number in range(calls)) if place is not None]
 
 
 async def under_load() -> Bunches:
@@ -43,7 +43,7 @@ async def under_load() -> Bunches:
 async def test_calls_that_come_one_by_one_never_wait() -> None:
     gathering = Bunches()
     for _ in range(1000):
-        assert gathering.join() is None
+        assert gathering.join(int) is None
         await turn()
 
 
@@ -62,7 +62,8 @@ async def test_calls_that_come_together_are_a_sign_of_load() -> None:
 async def test_a_bunch_leaves_when_its_time_is_over(quick: None) -> None:
     gathering = await under_load()
     for calls in (BUNCH_MIN, 1, BUNCH_MIN, 3 * BUNCH_MIN):
-        await asyncio.wait_for(asyncio.gather(*come(gathering, calls)), timeout=10)
+        told = await asyncio.wait_for(asyncio.gather(*come(gathering, calls)), timeout=10)
+        assert told == list(range(calls)), "what came of each, and nobody else's"
 
 
 async def test_a_bunch_leaves_when_as_many_have_come_as_were_in_the_one_before(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,3 +101,26 @@ async def test_a_call_that_is_cancelled_leaves_without_harm_to_the_rest(quick: N
     leaving.cancel()
     await asyncio.wait_for(asyncio.gather(*rest), timeout=10)
     await asyncio.wait_for(asyncio.gather(*come(gathering, BUNCH_MIN)), timeout=10)
+
+
+async def test_a_call_that_fails_leaves_the_rest_alone(quick: None) -> None:
+    gathering = await under_load()
+    before = come(gathering, 3)
+    failing = gathering.join(int, "no number")
+    after = come(gathering, 3)
+    assert failing is not None
+    with pytest.raises(ValueError, match="no number"):
+        await asyncio.wait_for(failing, timeout=10)
+    assert await asyncio.gather(*before, *after) == [0, 1, 2, 0, 1, 2]
+
+
+async def test_a_call_that_is_cancelled_is_not_handled(quick: None) -> None:
+    gathering = await under_load()
+    handled: list[str] = []
+    leaving = gathering.join(handled.append, "leaving")
+    staying = gathering.join(handled.append, "staying")
+    assert leaving is not None
+    assert staying is not None
+    leaving.cancel()
+    await asyncio.wait_for(staying, timeout=10)
+    assert handled == ["staying"]

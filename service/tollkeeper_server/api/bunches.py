@@ -6,6 +6,8 @@ too low for that to pay, none waits.
 """
 
 import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 WAIT_SECONDS = 0.002
 """No call waits for longer."""
@@ -18,12 +20,14 @@ CREDIT_MAX = 8
 REST_CALLS = 64
 """So many calls, at least, are then handled at once."""
 
+T = TypeVar("T")
+
 
 class Bunches:
     """Makes bunches of calls. Callers come back: a bunch leaves once as many have come as were in the one before."""
 
     def __init__(self) -> None:
-        self._bunch: list[asyncio.Future[None]] = []
+        self._bunch: list[tuple[asyncio.Future[Any], Callable[..., Any], tuple[Any, ...]]] = []
         self._expected: int | None = None
         """How many calls complete the bunch; None for all that come in time."""
         self._leaves: asyncio.Handle | None = None
@@ -33,13 +37,13 @@ class Bunches:
         self._rest = 0
         self._in_turn = 0
 
-    def join(self) -> asyncio.Future[None] | None:
-        """What a call that has come is to wait for before it is handled; None if it need not wait.
+    def join(self, handle: Callable[..., T], *arguments: Any) -> asyncio.Future[T] | None:
+        """What will come of ``handle(*arguments)`` once the bunch leaves; None if the call need not wait for others.
 
-        A call that is cancelled leaves without harm to the rest.
+        A call that is cancelled before leaves without harm to the rest, and so does one that fails.
         """
         if self._credit:
-            return self._join()
+            return self._join(handle, arguments)
         if self._rest:
             self._rest -= 1
             return None
@@ -48,10 +52,10 @@ class Bunches:
             asyncio.get_running_loop().call_soon(self._end_turn)
         return None
 
-    def _join(self) -> asyncio.Future[None]:
+    def _join(self, handle: Callable[..., T], arguments: tuple[Any, ...]) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
-        place = loop.create_future()
-        self._bunch.append(place)
+        place: asyncio.Future[T] = loop.create_future()
+        self._bunch.append((place, handle, arguments))
         if self._leaves is None:
             self._leaves = loop.call_later(WAIT_SECONDS, self._leave)
         elif len(self._bunch) == self._expected:
@@ -70,6 +74,10 @@ class Bunches:
             self._credit, self._expected = min(self._credit + 1, CREDIT_MAX), len(bunch)
         else:
             self._credit, self._rest = self._credit - 1, REST_CALLS
-        for place in bunch:
-            if not place.done():
-                place.set_result(None)
+        for place, handle, arguments in bunch:
+            if place.done():  # cancelled
+                continue
+            try:
+                place.set_result(handle(*arguments))
+            except Exception as fault:
+                place.set_exception(fault)

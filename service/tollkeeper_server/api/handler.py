@@ -34,8 +34,10 @@ DEADLINE_SLACK_SECONDS = 0.5
 """A deadline that is later than a call may take by no more than this is left to bound the call alone."""
 
 Handler = Callable[..., Any]
-Recall = Callable[[bytes, Call], bytes | Coroutine[Any, Any, bytes] | None]
-"""Gives the answer to a message, encoded, or the work that is left for it; None if it has to be read."""
+BeginAnswer = Callable[[], Coroutine[Any, Any, bytes] | None]
+"""Gives the work that is left until there is an answer; None if the message has to be read for it after all."""
+Recall = Callable[[bytes, Call], bytes | BeginAnswer | None]
+"""Gives the answer to a message, encoded, or what begins it; None if the message has to be read."""
 HandlerT = TypeVar("HandlerT", bound=Handler)
 T = TypeVar("T")
 
@@ -119,23 +121,18 @@ class _Route:
         call = self._begin(context)
         self._admission.under_way += 1
         try:
-            if (bunch := self._bunches.join()) is not None:
-                await bunch
-            call.metadata = context.invocation_metadata() or ()
-            remaining = context.time_remaining()
-            is_late = remaining is not None and remaining <= 0
-            answer = None
-            if self._recall is not None and self._admission.under_way <= self._room and not is_late:
-                answer = self._recall(received, call)
+            bunched = self._bunches.join(self._look_at, call, received, context)
+            remaining, answer = self._look_at(call, received, context) if bunched is None else await bunched
             if isinstance(answer, bytes):
                 return answer
-            if answer is None:
-                answer = self._one(call, received, is_late=is_late)
+            work = None if answer is None else answer()
+            if work is None:
+                work = self._one(call, received, is_late=_is_over(remaining))
             if remaining is None or remaining > self._gate.call_seconds_max + DEADLINE_SLACK_SECONDS:
-                response = await self._bounded(answer)
+                response = await self._bounded(work)
             else:  # gRPC cancels the call at its deadline, and a timer of ours would only cost
-                response = await answer
-            if _is_expired(context):  # so that no late answer passes for a timely one
+                response = await work
+            if _is_over(context.time_remaining()):  # so that no late answer passes for a timely one
                 raise DeadlineExceeded
             return response
         except (asyncio.CancelledError, Exception) as error:
@@ -143,6 +140,16 @@ class _Route:
         finally:
             self._admission.under_way -= 1
             self._end(call)
+
+    def _look_at(
+        self, call: Call, received: bytes, context: Context
+    ) -> tuple[float | None, bytes | BeginAnswer | None]:
+        """How many seconds the call has left, and what can be told without reading it."""
+        call.metadata = context.invocation_metadata() or ()
+        remaining = context.time_remaining()
+        if self._recall is None or self._admission.under_way > self._room or _is_over(remaining):
+            return remaining, None
+        return remaining, self._recall(received, call)
 
     async def stream(self, requests: AsyncIterable[Any], context: Context) -> None:
         call = self._begin(context)
@@ -217,7 +224,7 @@ class _Route:
         if isinstance(error, asyncio.CancelledError):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
-                call.code = "DEADLINE_EXCEEDED" if _is_expired(context) else "CANCELLED"
+                call.code = "DEADLINE_EXCEEDED" if _is_over(context.time_remaining()) else "CANCELLED"
                 raise error
             # What it waited for was cancelled, not the call.
             error = Unavailable("the work was cancelled", reason="WORK_CANCELLED")
@@ -241,6 +248,5 @@ def _encoded(response: Message | bytes) -> bytes:
     return response if isinstance(response, bytes) else response.SerializeToString()
 
 
-def _is_expired(context: Context) -> bool:
-    remaining = context.time_remaining()
+def _is_over(remaining: float | None) -> bool:
     return remaining is not None and remaining <= 0

@@ -6,10 +6,12 @@ else went into the answer is in what repeats. So no answer outlives a change, an
 """
 
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, NamedTuple
 
 from tollkeeper_server.api.answers import Answers
 from tollkeeper_server.api.call import Call
+from tollkeeper_server.api.handler import BeginAnswer
 from tollkeeper_server.api.metadata import bearer_token, new_request_id, shown_credentials
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.core.decision import Decision, DecisionCode
@@ -42,8 +44,8 @@ class Repeats:
         self._places = Places()
         self._repeats = Recurring[_Repeat](values_max=REPEATS_MAX, seen_max=SEEN_MAX)
 
-    def recall(self, received: bytes, call: Call) -> bytes | Coroutine[Any, Any, bytes] | None:
-        """The answer to ``received``, or the work that is left for it; None if it has to be read.
+    def recall(self, received: bytes, call: Call) -> bytes | BeginAnswer | None:
+        """The answer to ``received``, or what begins it; None if it has to be read.
 
         Who calls, the decision and the trace in the usage are the same as if it were read.
         """
@@ -54,8 +56,8 @@ class Repeats:
         place = self._places.of(f"{call.address} {len(shown[0])} {shown[0]!s} ".encode() + received)
         repeat = self._repeats.get(place)
         answer = None if repeat is None else self._again(repeat, call)
-        if answer is None and self._repeats.recurs(place):
-            call.place = place
+        if repeat is not None or self._repeats.recurs(place):
+            call.place = place  # if it is read, it is worth to be remembered
         return answer
 
     def remember(self, precedent: Precedent, decision: Decision, call: Call) -> None:
@@ -66,16 +68,16 @@ class Repeats:
         if proof is not None:
             self._repeats.put(call.place, _Repeat(proof, precedent, self._answers.start(decision)))
 
-    def _again(self, repeat: _Repeat, call: Call) -> bytes | Coroutine[Any, Any, bytes] | None:
+    def _again(self, repeat: _Repeat, call: Call) -> bytes | BeginAnswer | None:
         if repeat.precedent.is_charged:
-            return self._charged(repeat, call)
+            return partial(self._charge, repeat, call)
         if not self._verifier.allows_again(repeat.proof.precedent, repeat.precedent):
             return None
         self._name(repeat, call)
         self._count(DecisionCode.ALLOWED, call)
         return repeat.start + self._answers.end(call.request_id, self._verifier.revision)
 
-    def _charged(self, repeat: _Repeat, call: Call) -> Coroutine[Any, Any, bytes] | None:
+    def _charge(self, repeat: _Repeat, call: Call) -> Coroutine[Any, Any, bytes] | None:
         if not self._verifier.allows_again(repeat.proof.precedent):
             return None
         self._name(repeat, call)
