@@ -13,7 +13,7 @@ from tollkeeper.v1 import key_service_pb2
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api import verify_stream
 from tollkeeper_server.core.limits import Limit, LimitKind
-from tollkeeper_server.verify.begun import Begun, Outcome, together
+from tollkeeper_server.verify.begun import Begun, Outcome
 from tollkeeper_server.verify.verification import Verification
 
 FIVE_A_MINUTE = Limit(name="burst", kind=LimitKind.RATE, unit="requests", amount=5, window_seconds=60)
@@ -38,10 +38,11 @@ class Held:
         self.release = asyncio.Event()
         self.seen = 0
         self.cancelled = 0
-        self._begin = api.parts.verifier.begin
+        self._verifier = api.parts.verifier
+        self._begin = self._verifier.begin
         self._changed = asyncio.Event()
         monkeypatch.setattr(api.parts.verifier, "begin", self._begin_or_hold)
-        monkeypatch.setattr(api.parts.verifier, "begin_again", lambda *_, **__: None)
+        monkeypatch.setattr(api.parts.verifier, "precedent", lambda *_: None)
 
     def _begin_or_hold(self, verification: Verification) -> Begun:
         if not verification.request_id.startswith("held"):
@@ -57,8 +58,7 @@ class Held:
             self.cancelled += 1
             self._changed.set()
             raise
-        (outcome,) = await together([self._begin(verification)])
-        return outcome
+        return await self._verifier.verify(verification)
 
     async def until(self, *, seen: int = 0, cancelled: int = 0) -> None:
         """So much came to be decided."""

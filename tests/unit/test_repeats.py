@@ -263,7 +263,7 @@ def test_what_is_remembered_is_bounded_and_holds_no_api_key(monkeypatch: pytest.
             server.ask(pb.VerifyRequest(api_key=API_KEY, resource=f"r{number}"))
     assert len(server.repeats._repeats) == 5
     assert len(server.repeats._repeats._seen) == 7
-    remembered = repr((vars(server.repeats._repeats), vars(server.servicer._precedents)))
+    remembered = repr((vars(server.repeats._repeats), vars(server.servicer._known)))
     assert API_KEY not in remembered
     assert TOKEN not in remembered
 

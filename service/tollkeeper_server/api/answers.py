@@ -7,7 +7,8 @@ from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.convert_limits import limit_state_message
 from tollkeeper_server.api.convert_verification import answer_rest, answer_start
 from tollkeeper_server.api.wire import delimited, tag
-from tollkeeper_server.core.decision import Decision
+from tollkeeper_server.core.decision import Decision, DecisionCode
+from tollkeeper_server.core.key import Key, Secret
 from tollkeeper_server.core.limits import LimitState
 from tollkeeper_server.core.made_once import MadeOnce
 
@@ -30,15 +31,15 @@ class Answers:
 
     def of(self, decision: Decision) -> bytes:
         """What is told of ``decision``."""
-        answer = self.start(decision) + self.end(decision.request_id, decision.revision)
+        start = self.start(decision.code, key=decision.key, secret=decision.secret)
+        answer = start + self.end(decision.request_id, decision.revision)
         if decision.limits:
             answer += self._of_limits(decision.limits)
         rest = answer_rest(decision)
         return answer if rest is None else answer + rest.SerializeToString()
 
-    def start(self, decision: Decision) -> bytes:
+    def start(self, code: DecisionCode, *, key: Key | None, secret: Secret | None) -> bytes:
         """What is told of the code and the key, the same for every such decision about the same API key."""
-        code, key, secret = decision.code, decision.key, decision.secret
         made = self._starts.get(key, code, secret)
         if made is not None:
             return made

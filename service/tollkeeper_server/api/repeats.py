@@ -14,7 +14,7 @@ from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.handler import BeginAnswer
 from tollkeeper_server.api.metadata import bearer_token, new_request_id, shown_credentials
 from tollkeeper_server.api.metrics import CallMetrics
-from tollkeeper_server.core.decision import Decision, DecisionCode
+from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.recurring import Recurring
 from tollkeeper_server.verify.begun import Outcome
@@ -26,11 +26,17 @@ REPEATS_MAX = 8_192
 SEEN_MAX = 16_384
 
 
-class _Repeat(NamedTuple):
-    proof: Proof
+class Known(NamedTuple):
+    """A question that was allowed: as long as the precedent stands, its answer is known but for ids and limits."""
+
     precedent: Precedent
     start: bytes
     """What the answer begins with."""
+
+
+class _Repeat(NamedTuple):
+    proof: Proof
+    known: Known
 
 
 class Repeats:
@@ -60,29 +66,30 @@ class Repeats:
             call.place = place  # if it is read, it is worth to be remembered
         return answer
 
-    def remember(self, precedent: Precedent, decision: Decision, call: Call) -> None:
-        """Remember a call that was ALLOWED as ``precedent`` says, if such calls come again."""
+    def remember(self, known: Known, call: Call) -> None:
+        """Remember a call that asks what is known, if such calls come again."""
         if call.place is None:
             return
         proof = self._proofs.find(bearer_token(call.metadata), address=call.address)
         if proof is not None:
-            self._repeats.put(call.place, _Repeat(proof, precedent, self._answers.start(decision)))
+            self._repeats.put(call.place, _Repeat(proof, known))
 
     def _again(self, repeat: _Repeat, call: Call) -> bytes | BeginAnswer | None:
-        if repeat.precedent.is_charged:
+        precedent, start = repeat.known
+        if precedent.is_charged:
             return partial(self._charge, repeat, call)
-        if not self._verifier.allows_again(repeat.proof.precedent, repeat.precedent):
+        if not self._verifier.allows_again(repeat.proof.precedent, precedent):
             return None
         self._name(repeat, call)
         self._count(DecisionCode.ALLOWED, call)
-        return repeat.start + self._answers.end(call.request_id, self._verifier.revision)
+        return start + self._answers.end(call.request_id, self._verifier.revision)
 
     def _charge(self, repeat: _Repeat, call: Call) -> Coroutine[Any, Any, bytes] | None:
         if not self._verifier.allows_again(repeat.proof.precedent):
             return None
         self._name(repeat, call)
-        work = self._verifier.begin_again(repeat.precedent, request_id=call.request_id)
-        return None if work is None or isinstance(work, Decision | TollkeeperError) else self._decided(work, call)
+        work = self._verifier.charge_again(repeat.known.precedent, request_id=call.request_id)
+        return None if work is None else self._decided(work, call)
 
     async def _decided(self, work: Coroutine[Any, Any, Outcome], call: Call) -> bytes:
         outcome = await work

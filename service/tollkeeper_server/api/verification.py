@@ -1,8 +1,9 @@
 """VerificationService: the request path."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import aclosing
 from functools import partial
+from typing import Any
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.answers import Answers
@@ -17,23 +18,22 @@ from tollkeeper_server.api.handler import rpc
 from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.questions import Questions, visible_tenant
-from tollkeeper_server.api.repeats import Repeats
+from tollkeeper_server.api.repeats import Known, Repeats
 from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE
 from tollkeeper_server.api.verify_stream import LateResults, Results, VerificationStream
 from tollkeeper_server.api.watch import watch
 from tollkeeper_server.api.wire import delimited, tag
 from tollkeeper_server.core.caller import CallerPermission
-from tollkeeper_server.core.decision import Decision
+from tollkeeper_server.core.decision import Decision, DecisionCode
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.recurring import Recurring
-from tollkeeper_server.verify.begun import Begun, Outcome, as_they_come, at_once, together
+from tollkeeper_server.verify.begun import Begun, Outcome, Told, as_they_come, at_once, together
 from tollkeeper_server.verify.proofs import Proofs
 from tollkeeper_server.verify.quotas import Quotas
-from tollkeeper_server.verify.verification import Precedent
 from tollkeeper_server.verify.verifier import Verifier
 from tollkeeper_server.verify.watchers import Watchers
 
-PRECEDENTS_MAX = 8_192
+KNOWN_MAX = 8_192
 SEEN_MAX = 16_384
 
 _BATCH_RESULT = tag(pb.BatchVerifyResponse, "results")
@@ -52,7 +52,7 @@ class VerificationServicer:
         self._metrics = metrics
         self._questions = Questions()
         self._answers = Answers()
-        self._precedents = Recurring[Precedent](values_max=PRECEDENTS_MAX, seen_max=SEEN_MAX)
+        self._known = Recurring[Known](values_max=KNOWN_MAX, seen_max=SEEN_MAX)
         self.repeats = Repeats(verifier=verifier, proofs=proofs, answers=self._answers, metrics=metrics)
 
     @rpc(CallerPermission.VERIFY)
@@ -61,21 +61,21 @@ class VerificationServicer:
         # Never the id that a header gave: one request of a user may cost several verifications, each charged once.
         call.request_id = _id_of(request)
         begun = self._begin_one(request, call, request_id=call.request_id)
-        outcome = begun if isinstance(begun, Decision | TollkeeperError) else await begun
-        if isinstance(outcome, TollkeeperError):
-            raise outcome
-        call.decision = outcome.code
-        if call.place is not None and outcome.allowed and not request.request_id:
-            self._remember(request, outcome, call)
-        return self._answer(outcome)
+        told = await begun if isinstance(begun, Coroutine) else begun
+        if isinstance(told, TollkeeperError):
+            raise told
+        call.decision = _code_of(told)
+        if call.place is not None and call.decision is DecisionCode.ALLOWED and not request.request_id:
+            self._remember(request, call)
+        return self._answer(told)
 
     @rpc(CallerPermission.VERIFY)
     async def BatchVerify(self, request: pb.BatchVerifyRequest, call: Call) -> bytes:
         """Many verifications; what is wrong with one is the answer to that one alone. The answer is encoded."""
         BATCH_VERIFY.check(request)
         ids, begun = self._begin(request.requests, call, at="requests[{}].")
-        outcomes = zip(await together(begun), ids, strict=True)
-        results = [self._result(outcome, request_id=name) for outcome, name in outcomes]
+        told = zip(await together(begun), ids, strict=True)
+        results = [self._result(each, request_id=name) for each, name in told]
         return b"".join(delimited(_BATCH_RESULT, result) for result in results)
 
     @rpc(CallerPermission.VERIFY)
@@ -127,8 +127,8 @@ class VerificationServicer:
             async for part in parts:
                 yield self._results(part, ids)
 
-    def _results(self, outcomes: Mapping[int, Outcome], ids: Sequence[str]) -> Results:
-        return {position: self._result(outcome, request_id=ids[position]) for position, outcome in outcomes.items()}
+    def _results(self, told: Mapping[int, Told], ids: Sequence[str]) -> Results:
+        return {position: self._result(each, request_id=ids[position]) for position, each in told.items()}
 
     def _begin(
         self, requests: Sequence[pb.VerifyRequest], call: Call, *, at: str = ""
@@ -148,30 +148,45 @@ class VerificationServicer:
         """Begin to decide one. What was asked before, and allowed, is neither read nor judged again."""
         named = request.request_id
         place = self._questions.place(request, call.caller)
-        precedent = self._precedents.get(place)
-        if precedent is not None and named in ("", request_id):
-            again = self._verifier.begin_again(precedent, request_id=request_id, once_id=named)
+        known = self._known.get(place)
+        if known is not None and named in ("", request_id):
+            again = self._again(known, request_id=request_id, once_id=named)
             if again is not None:
                 return again
         question = self._questions.read(request, call.caller, request_id=request_id, at=at)
-        if self._precedents.recurs(place) and (precedent := self._verifier.precedent(question)) is not None:
-            self._precedents.put(place, precedent)
+        if self._known.recurs(place) and (precedent := self._verifier.precedent(question)) is not None:
+            record = precedent.record
+            start = self._answers.start(DecisionCode.ALLOWED, key=record.key, secret=record.secret)
+            self._known.put(place, Known(precedent, start))
         return self._verifier.begin(question)
 
-    def _remember(self, request: pb.VerifyRequest, decision: Decision, call: Call) -> None:
-        precedent = self._precedents.get(self._questions.place(request, call.caller))
-        if precedent is not None:
-            self.repeats.remember(precedent, decision, call)
+    def _again(self, known: Known, *, request_id: str, once_id: str) -> bytes | Coroutine[Any, Any, Outcome] | None:
+        precedent, start = known
+        if precedent.is_charged:
+            return self._verifier.charge_again(precedent, request_id=request_id, once_id=once_id)
+        if not self._verifier.allows_again(precedent):
+            return None
+        return start + self._answers.end(request_id, self._verifier.revision)
 
-    def _answer(self, decision: Decision) -> bytes:
-        self._metrics.decided(decision.code)
-        return self._answers.of(decision)
+    def _remember(self, request: pb.VerifyRequest, call: Call) -> None:
+        known = self._known.get(self._questions.place(request, call.caller))
+        if known is not None:
+            self.repeats.remember(known, call)
 
-    def _result(self, outcome: Outcome, *, request_id: str) -> bytes:
+    def _answer(self, told: bytes | Decision) -> bytes:
+        self._metrics.decided(_code_of(told))
+        return told if isinstance(told, bytes) else self._answers.of(told)
+
+    def _result(self, told: Told, *, request_id: str) -> bytes:
         """A VerifyResult, encoded."""
-        if isinstance(outcome, TollkeeperError):
-            return pb.VerifyResult(error=status_of(outcome, request_id=request_id)).SerializeToString()
-        return delimited(_RESPONSE, self._answer(outcome))
+        if isinstance(told, TollkeeperError):
+            return pb.VerifyResult(error=status_of(told, request_id=request_id)).SerializeToString()
+        return delimited(_RESPONSE, self._answer(told))
+
+
+def _code_of(told: bytes | Decision) -> DecisionCode:
+    """What was decided; only answers to what is ALLOWED are known before."""
+    return DecisionCode.ALLOWED if isinstance(told, bytes) else told.code
 
 
 def _id_of(request: pb.VerifyRequest) -> str:

@@ -8,21 +8,23 @@ from tollkeeper_server.core.decision import Decision
 from tollkeeper_server.core.errors import TollkeeperError
 
 Outcome = Decision | TollkeeperError
-Begun = Outcome | Coroutine[Any, Any, Outcome]
+Told = bytes | Outcome
+"""An outcome, or what is to be told of one, as it will be sent."""
+Begun = Told | Coroutine[Any, Any, Outcome]
 """An outcome, or the work that is left until there is one."""
 
-_OUTCOMES = (Decision, TollkeeperError)
+_TOLD = (bytes, Decision, TollkeeperError)
 
 
-async def together(begun: Sequence[Begun]) -> list[Outcome]:
+async def together(begun: Sequence[Begun]) -> list[Told]:
     """All outcomes, in order, once the last one is there."""
-    late = iter(await asyncio.gather(*(each for each in begun if not isinstance(each, _OUTCOMES))))
-    return [each if isinstance(each, _OUTCOMES) else next(late) for each in begun]
+    late = iter(await asyncio.gather(*(each for each in begun if not isinstance(each, _TOLD))))
+    return [each if isinstance(each, _TOLD) else next(late) for each in begun]
 
 
-def at_once(begun: Sequence[Begun]) -> dict[int, Outcome]:
+def at_once(begun: Sequence[Begun]) -> dict[int, Told]:
     """The outcomes that are there already, by position."""
-    return {position: each for position, each in enumerate(begun) if isinstance(each, _OUTCOMES)}
+    return {position: each for position, each in enumerate(begun) if isinstance(each, _TOLD)}
 
 
 async def as_they_come(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outcome], None]:
@@ -36,7 +38,7 @@ async def as_they_come(begun: Sequence[Begun]) -> AsyncGenerator[dict[int, Outco
 
     late = {}
     for position, each in enumerate(begun):
-        if not isinstance(each, _OUTCOMES):
+        if not isinstance(each, _TOLD):
             late[position] = task = asyncio.create_task(each)
             task.add_done_callback(lambda _, position=position: note(position))  # type: ignore[misc]
     try:

@@ -19,7 +19,7 @@ from tollkeeper_server.keys.lookup import SecretRecord
 from tollkeeper_server.quota.charger import Charger
 from tollkeeper_server.quota.settlements import Settlement
 from tollkeeper_server.usage.recorder import UsageRecorder
-from tollkeeper_server.verify.begun import Begun, Outcome
+from tollkeeper_server.verify.begun import Outcome
 from tollkeeper_server.verify.directory import Found, KeyDirectory
 from tollkeeper_server.verify.verification import Precedent, Verification
 
@@ -66,7 +66,7 @@ class Verifier:
             judged = self._judge(verification, found)
         return judged if isinstance(judged, Decision) else await self._charge(verification, judged)
 
-    def begin(self, verification: Verification) -> Begun:
+    def begin(self, verification: Verification) -> Outcome | Coroutine[Any, Any, Outcome]:
         """As ``verify``, for one of many: what memory alone can answer costs no task, and a fault is an outcome."""
         try:
             judged = self._judge_from_memory(verification)
@@ -101,23 +101,16 @@ class Verifier:
             self._record(record, DecisionCode.ALLOWED, verification, now)
         return True
 
-    def begin_again(self, precedent: Precedent, *, request_id: str, once_id: str = "") -> Begun | None:
-        """As ``begin``, of the same verification under other ids; None if it has to be looked at as any other."""
+    def charge_again(
+        self, precedent: Precedent, *, request_id: str, once_id: str = ""
+    ) -> Coroutine[Any, Any, Outcome] | None:
+        """The charge of the same verification under other ids; None if it has to be looked at as any other."""
         now = self._time_if_held(precedent)
         if now is None:
             return None
-        verification, record, _, is_charged = precedent
-        if is_charged:
-            admitted = _Admitted(record.key, record, self._directory.revision, now, request_id, once_id)
-            return _or_fault(self._charge(verification, admitted))
-        self._record(record, DecisionCode.ALLOWED, verification, now)
-        return Decision(
-            code=DecisionCode.ALLOWED,
-            key=record.key,
-            secret=record.secret,
-            revision=self._directory.revision,
-            request_id=request_id,
-        )
+        record = precedent.record
+        admitted = _Admitted(record.key, record, self._directory.revision, now, request_id, once_id)
+        return _or_fault(self._charge(precedent.verification, admitted))
 
     async def settle(
         self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1
