@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.fields import API_KEY_BYTES_MAX
 from tollkeeper_server.api.questions import KNOWN_MAX, Questions
-from tollkeeper_server.api.validation import KEEP_MAX, VERIFY
+from tollkeeper_server.api.validate_verification import KEEP_MAX, VERIFY
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError
 from tollkeeper_server.core.key import ROOT_TENANT

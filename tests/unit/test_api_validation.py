@@ -28,39 +28,46 @@ from tests.tools.requests import (
     with_metadata,
 )
 from tollkeeper.v1 import key_service_pb2, usage_service_pb2
-from tollkeeper_server.api import validation
+from tollkeeper_server.api import (
+    validate_imports,
+    validate_keys,
+    validate_limits,
+    validate_owners,
+    validate_reports,
+    validate_verification,
+)
 from tollkeeper_server.api.convert_keys import create_key_from, list_keys_from, revoke_key_from
 from tollkeeper_server.api.convert_usage import get_usage_from, list_findings_from
 from tollkeeper_server.api.rules import Rules
 from tollkeeper_server.core.errors import InvalidArgument
 
 TABLES = [
-    validation.VERIFY,
-    validation.BATCH_VERIFY,
-    validation.CHECK_QUOTA,
-    validation.SETTLE,
-    validation.WATCH_INVALIDATIONS,
-    validation.CREATE_KEY,
-    validation.GET_KEY,
-    validation.LIST_KEYS,
-    validation.UPDATE_KEY,
-    validation.DISABLE_KEY,
-    validation.ENABLE_KEY,
-    validation.ROTATE_KEY,
-    validation.END_OVERLAP,
-    validation.IMPORT_KEYS,
-    validation.IMPORT_KEY,
-    validation.HMAC_DIGEST,
-    validation.REPORT_LEAKED_KEYS,
-    validation.LEAKED_KEY,
-    validation.REVOKE_KEYS,
-    validation.GET_OWNER,
-    validation.SET_OWNER,
-    validation.REVOKE_KEY,
-    validation.LIST_AUDIT_EVENTS,
-    validation.LIMIT,
-    validation.GET_USAGE,
-    validation.LIST_FINDINGS,
+    validate_verification.VERIFY,
+    validate_verification.BATCH_VERIFY,
+    validate_verification.CHECK_QUOTA,
+    validate_verification.SETTLE,
+    validate_verification.WATCH_INVALIDATIONS,
+    validate_keys.CREATE_KEY,
+    validate_keys.GET_KEY,
+    validate_keys.LIST_KEYS,
+    validate_keys.UPDATE_KEY,
+    validate_keys.DISABLE_KEY,
+    validate_keys.ENABLE_KEY,
+    validate_keys.ROTATE_KEY,
+    validate_keys.END_OVERLAP,
+    validate_imports.IMPORT_KEYS,
+    validate_imports.IMPORT_KEY,
+    validate_imports.HMAC_DIGEST,
+    validate_keys.REPORT_LEAKED_KEYS,
+    validate_keys.LEAKED_KEY,
+    validate_owners.REVOKE_KEYS,
+    validate_owners.GET_OWNER,
+    validate_owners.SET_OWNER,
+    validate_keys.REVOKE_KEY,
+    validate_reports.LIST_AUDIT_EVENTS,
+    validate_limits.LIMIT,
+    validate_reports.GET_USAGE,
+    validate_reports.LIST_FINDINGS,
 ]
 
 RULES: dict[str, Rules] = {rules.message.DESCRIPTOR.name: rules for rules in TABLES}
@@ -115,7 +122,7 @@ def test_all_faults_are_told_at_once() -> None:
 
 def test_a_violation_says_what_is_allowed_and_where() -> None:
     with pytest.raises(InvalidArgument) as caught:
-        validation.VERIFY.check(verify(charges={"tokens": -1}), at="requests[7].")
+        validate_verification.VERIFY.check(verify(charges={"tokens": -1}), at="requests[7].")
     (violation,) = caught.value.violations
     assert violation.field == 'requests[7].charges["tokens"]'
     assert violation.description == f"must be 0 to {10**15}"

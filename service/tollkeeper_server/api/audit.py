@@ -4,7 +4,7 @@ from tollkeeper.v1 import audit_service_pb2 as pb
 from tollkeeper_server.api.call import Call
 from tollkeeper_server.api.convert_audit import audit_page_response, list_audit_events_from
 from tollkeeper_server.api.handler import rpc
-from tollkeeper_server.api.validation import LIST_AUDIT_EVENTS
+from tollkeeper_server.api.validate_reports import LIST_AUDIT_EVENTS
 from tollkeeper_server.audit.service import AuditService
 from tollkeeper_server.core.caller import CallerPermission
 

@@ -7,7 +7,7 @@ from tollkeeper.v1 import key_service_pb2
 from tollkeeper_server.api.convert import timestamp_from
 from tollkeeper_server.api.convert_keys import PROPAGATIONS, create_key_from, key_message
 from tollkeeper_server.api.errors import status_of
-from tollkeeper_server.api.validation import IMPORT_KEY
+from tollkeeper_server.api.validate_imports import IMPORT_KEY
 from tollkeeper_server.core.errors import InvalidArgument, TollkeeperError
 from tollkeeper_server.core.key import Key
 from tollkeeper_server.keys.import_commands import (

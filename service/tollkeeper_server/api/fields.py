@@ -22,6 +22,8 @@ API_KEY_CHARACTERS_FIT = API_KEY_BYTES_MAX // 4
 """So many characters are never too many bytes."""
 RAW_API_KEY_BYTES_MIN = 16
 METADATA_BYTES_MAX = 4096
+BATCH_MAX = 1000
+"""Most items in one request."""
 UNITS_MAX = 16
 CIDRS_MAX = 100
 WORDS_MAX = 100
@@ -51,6 +53,11 @@ key_id = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digi
 key_id_or_empty = matching(r"key_[A-Za-z0-9]{22}", 'must be "key_" and 22 letters or digits', or_empty=True)
 owner_id = matching(_OWNER_CHARACTERS + "{1,128}", f"must be 1 to 128 {_OWNER_ALLOWED}")
 owner_id_or_empty = matching(_OWNER_CHARACTERS + "{0,128}", f"must be 0 to 128 {_OWNER_ALLOWED}")
+PAGE = {
+    "page_size": between(0, 2**31 - 1),
+    "page_token": matching(r"[A-Za-z0-9_=-]{0,512}", "must be empty, or the next_page_token of the page before"),
+}
+"""What all requests for one page of many have."""
 prefix = matching(
     PREFIX_PATTERN.pattern,
     'must be 1 to 20 of A-Z, a-z and 0-9, with single "_" or "-" inside, starting with a letter',

@@ -33,22 +33,20 @@ from tollkeeper_server.api.convert_owners import (
     set_owner_from,
 )
 from tollkeeper_server.api.handler import rpc
-from tollkeeper_server.api.validation import (
+from tollkeeper_server.api.validate_imports import IMPORT_KEYS
+from tollkeeper_server.api.validate_keys import (
     CREATE_KEY,
     DISABLE_KEY,
     ENABLE_KEY,
     END_OVERLAP,
     GET_KEY,
-    GET_OWNER,
-    IMPORT_KEYS,
     LIST_KEYS,
     REPORT_LEAKED_KEYS,
     REVOKE_KEY,
-    REVOKE_KEYS,
     ROTATE_KEY,
-    SET_OWNER,
     UPDATE_KEY,
 )
+from tollkeeper_server.api.validate_owners import GET_OWNER, REVOKE_KEYS, SET_OWNER
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.keys.access import may_read
 from tollkeeper_server.keys.service import KeyService

@@ -4,7 +4,7 @@ from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.convert_verification import verification_from
 from tollkeeper_server.api.fields import API_KEY_CHARACTERS_FIT, ip_from
 from tollkeeper_server.api.metadata import is_request_id
-from tollkeeper_server.api.validation import VERIFY
+from tollkeeper_server.api.validate_verification import VERIFY
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.core.policy import Use
 from tollkeeper_server.verify.proofs import Places

@@ -9,7 +9,7 @@ from tollkeeper_server.api.convert_usage import (
     usage_response,
 )
 from tollkeeper_server.api.handler import rpc
-from tollkeeper_server.api.validation import GET_USAGE, LIST_FINDINGS
+from tollkeeper_server.api.validate_reports import GET_USAGE, LIST_FINDINGS
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.usage.service import UsageService
 

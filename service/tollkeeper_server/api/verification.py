@@ -19,7 +19,7 @@ from tollkeeper_server.api.metadata import is_request_id, new_request_id
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.questions import Questions, visible_tenant
 from tollkeeper_server.api.repeats import Known, Repeats
-from tollkeeper_server.api.validation import BATCH_VERIFY, CHECK_QUOTA, SETTLE
+from tollkeeper_server.api.validate_verification import BATCH_VERIFY, CHECK_QUOTA, SETTLE
 from tollkeeper_server.api.verify_stream import LateResults, Results, VerificationStream
 from tollkeeper_server.api.watch import watch
 from tollkeeper_server.api.wire import delimited, tag

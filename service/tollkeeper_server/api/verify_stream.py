@@ -15,7 +15,7 @@ from contextlib import aclosing
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.call import Call
-from tollkeeper_server.api.validation import VERIFY_STREAM
+from tollkeeper_server.api.validate_verification import VERIFY_STREAM
 from tollkeeper_server.api.wire import delimited, tag
 from tollkeeper_server.core.errors import TollkeeperError
 

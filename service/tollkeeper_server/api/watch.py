@@ -8,7 +8,7 @@ from structlog import get_logger
 
 from tollkeeper.v1 import verification_service_pb2 as pb
 from tollkeeper_server.api.call import Call
-from tollkeeper_server.api.validation import WATCH_INVALIDATIONS
+from tollkeeper_server.api.validate_verification import WATCH_INVALIDATIONS
 from tollkeeper_server.core.changes import Change
 from tollkeeper_server.core.errors import TollkeeperError
 from tollkeeper_server.core.sessions import FAREWELL, News

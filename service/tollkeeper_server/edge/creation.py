@@ -13,7 +13,7 @@ from tollkeeper.v1 import key_service_pb2
 from tollkeeper_server.api.convert_keys import create_key_from
 from tollkeeper_server.api.handler import Authenticator
 from tollkeeper_server.api.metadata import new_request_id
-from tollkeeper_server.api.validation import CREATE_KEY
+from tollkeeper_server.api.validate_keys import CREATE_KEY
 from tollkeeper_server.core.caller import CallerPermission
 from tollkeeper_server.core.decision import DecisionCode
 from tollkeeper_server.core.errors import InvalidArgument, PermissionDenied, Unauthenticated, Violation
