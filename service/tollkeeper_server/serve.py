@@ -90,7 +90,8 @@ async def _serving(
 
 @contextlib.asynccontextmanager
 async def _serving_here(settings: Settings, stores: StoreUrls, *, departure: Departure) -> AsyncIterator[Listening]:
-    from tollkeeper_server.app import application, serving  # gRPC: nothing for the parent of workers
+    from tollkeeper_server.app import application  # gRPC: nothing for the parent of workers
+    from tollkeeper_server.servers import serving
 
     async with application(settings, stores) as parts, serving(parts, settings, departure=departure) as listening:
         spare_the_collector()

@@ -15,8 +15,9 @@ from pathlib import Path
 import uvloop
 
 from tollkeeper_server.api.logs import configure_logging
-from tollkeeper_server.app import application, serving
+from tollkeeper_server.app import application
 from tollkeeper_server.departure import Departure
+from tollkeeper_server.servers import serving
 from tollkeeper_server.settings import Settings, load_settings
 from tollkeeper_server.startup import StartupError, spare_the_collector
 from tollkeeper_server.workers import BEAT, BEAT_SECONDS, HURRY

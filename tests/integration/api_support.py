@@ -20,10 +20,11 @@ from tollkeeper_server.api.access_log import AccessLog
 from tollkeeper_server.api.handler import Gate
 from tollkeeper_server.api.metrics import CallMetrics
 from tollkeeper_server.api.server import SERVICES, register
-from tollkeeper_server.app import SERVER_OPTIONS, Application, application
+from tollkeeper_server.app import Application, application
 from tollkeeper_server.core.caller import Caller, CallerPermission
 from tollkeeper_server.core.key import ROOT_TENANT
 from tollkeeper_server.keys.commands import CreatedKey, CreateKey
+from tollkeeper_server.servers import SERVER_OPTIONS
 from tollkeeper_server.settings import Settings, StoreUrls
 
 ROOT = Caller(key_id="bootstrap", tenant_id=ROOT_TENANT, permissions=("tollkeeper:*",))
