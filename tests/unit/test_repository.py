@@ -37,7 +37,7 @@ AT_HOME = {
     ("grpc", "grpc_health", "grpc_reflection", "grpc_status", "google", "tollkeeper", "envoy"): {
         "api",
         "edge",
-        "app",
+        "servers",
         "canary",
         "tls",
     },
@@ -46,7 +46,7 @@ AT_HOME = {
     ("pydantic", "pydantic_settings"): {"settings"},
     ("typer",): {"cli"},
     ("jwt",): {"verify"},
-    ("prometheus_client",): {"api", "app", "canary", "ports", "storage", "keys", "verify", "quota", "usage"},
+    ("prometheus_client",): {"api", "servers", "canary", "ports", "storage", "keys", "verify", "quota", "usage"},
 }
 """Which parts may know a library at all, so that its types stay there."""
 
