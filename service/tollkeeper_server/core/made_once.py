@@ -3,6 +3,8 @@
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
+from tollkeeper_server.core.bounded import Bounded
+
 Value = TypeVar("Value")
 
 
@@ -10,8 +12,7 @@ class MadeOnce(Generic[Value]):
     """Values by the very object that they were made of, and by what else went into them. Bounded, oldest out first."""
 
     def __init__(self, *, values_max: int) -> None:
-        self._values_max = values_max
-        self._made: dict[tuple[Hashable, ...], tuple[object, Value]] = {}
+        self._made = Bounded[tuple[Hashable, ...], tuple[object, Value]](values_max)
 
     def __len__(self) -> int:
         return len(self._made)
@@ -23,7 +24,5 @@ class MadeOnce(Generic[Value]):
 
     def put(self, value: Value, source: object, *more: Hashable) -> Value:
         """Remember ``value``, made of ``source`` and ``more``, and give it."""
-        if len(self._made) >= self._values_max:
-            del self._made[next(iter(self._made))]
-        self._made[id(source), *more] = (source, value)  # holding the source keeps its id from being another's
+        self._made.put((id(source), *more), (source, value))  # to hold the source keeps its id from being another's
         return value

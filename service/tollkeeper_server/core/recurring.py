@@ -2,6 +2,8 @@
 
 from typing import Generic, TypeVar
 
+from tollkeeper_server.core.bounded import Bounded
+
 Value = TypeVar("Value")
 
 
@@ -12,10 +14,8 @@ class Recurring(Generic[Value]):
     """
 
     def __init__(self, *, values_max: int, seen_max: int) -> None:
-        self._values_max = values_max
-        self._seen_max = seen_max
-        self._values: dict[bytes, Value] = {}
-        self._seen: dict[bytes, None] = {}
+        self._values = Bounded[bytes, Value](values_max)
+        self._seen = Bounded[bytes, None](seen_max)
 
     def __len__(self) -> int:
         return len(self._values)
@@ -28,14 +28,9 @@ class Recurring(Generic[Value]):
         """Whether ``place`` was seen before; now it was."""
         if place in self._seen:
             return True
-        if len(self._seen) >= self._seen_max:
-            del self._seen[next(iter(self._seen))]
-        self._seen[place] = None
+        self._seen.put(place, None)
         return False
 
     def put(self, place: bytes, value: Value) -> None:
         """Remember ``value`` at ``place``, instead of what was there."""
-        self._values.pop(place, None)
-        if len(self._values) >= self._values_max:
-            del self._values[next(iter(self._values))]
-        self._values[place] = value
+        self._values.put(place, value)

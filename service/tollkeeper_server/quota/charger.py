@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from types import MappingProxyType
 
+from tollkeeper_server.core.bounded import Bounded
 from tollkeeper_server.core.decision import DecisionCode, DegradationReason, Kept
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.core.key import Key, Owner
@@ -52,7 +53,7 @@ class Charger:
         self._direct = direct
         self._reservations = reservations
         self._epochs = epochs
-        self._made: dict[Hashable, Demands] = {}
+        self._made = Bounded[Hashable, Demands](DEMANDS_MAX)
 
     async def charge(
         self,
@@ -105,10 +106,7 @@ class Charger:
         made = self._made.get(place)
         if made is not None and made.key is key and made.owner is owner:
             return made
-        if len(self._made) >= DEMANDS_MAX:
-            del self._made[next(iter(self._made))]
-        made = self._made[place] = Demands(key, owner, charges=dict(charges), counts=counts, keep=keep)
-        return made
+        return self._made.put(place, Demands(key, owner, charges=dict(charges), counts=counts, keep=keep))
 
     async def settle(
         self, reservation_id: str, *, tenant_id: str | None, charges: Mapping[str, int], verifications: int = 1

@@ -4,6 +4,7 @@ import hashlib
 import os
 from typing import NamedTuple
 
+from tollkeeper_server.core.bounded import Bounded
 from tollkeeper_server.core.caller import Caller
 from tollkeeper_server.verify.verification import Precedent, Verification
 from tollkeeper_server.verify.verifier import Verifier
@@ -41,7 +42,7 @@ class Proofs:
     def __init__(self, verifier: Verifier) -> None:
         self._verifier = verifier
         self._places = Places()
-        self._proofs: dict[bytes, Proof] = {}
+        self._proofs = Bounded[bytes, Proof](PROOFS_MAX)
 
     def recognize(self, api_key: str, *, address: str) -> Caller | None:
         """Who showed ``api_key`` from ``address`` before, if to verify it would give ALLOWED and need no store.
@@ -58,13 +59,8 @@ class Proofs:
     def remember(self, caller: Caller, verification: Verification) -> None:
         """Remember ``caller``, whom ``verification`` lets in, if memory knows."""
         precedent = self._verifier.precedent(verification)
-        if precedent is None:
-            return
-        place = self._place(verification.api_key, caller.address)
-        self._proofs.pop(place, None)
-        if len(self._proofs) >= PROOFS_MAX:
-            del self._proofs[next(iter(self._proofs))]
-        self._proofs[place] = Proof(caller, precedent)
+        if precedent is not None:
+            self._proofs.put(self._place(verification.api_key, caller.address), Proof(caller, precedent))
 
     def _place(self, api_key: str, address: str) -> bytes:
         return self._places.of(f"{address} {api_key}".encode())
