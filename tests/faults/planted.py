@@ -30,7 +30,7 @@ def _any_store_is_trusted() -> None:
     """The script is sent again to a Redis that forgot it, as usual, and pools have no epoch. Blocks are large, so that
     it shows."""
     ledger._REFILL = ledger._REFILL.replace(" / 100)", " / 2)")
-    ChargeStore._script_of = lambda self, epoch: Script(charge_script.SCRIPT.text)  # type: ignore[method-assign]
+    ChargeStore._script_of = lambda self, epoch, seal: Script(charge_script.SCRIPT.text)  # type: ignore[method-assign]
 
 
 def _charges_are_local() -> None:
@@ -64,7 +64,7 @@ def _kept_answers_are_charged_once() -> None:
         "asked.pool.left - asked.units * item.times", "asked.pool.left - asked.units"
     )
     assert text != charge_script.SCRIPT.text
-    ChargeStore._script_of = lambda self, epoch: Script(text.replace("@EPOCH@", epoch), is_pinned=True)  # type: ignore[method-assign]
+    ChargeStore._script_of = lambda self, epoch, seal: Script(text.replace("@EPOCH@", epoch), is_pinned=True)  # type: ignore[method-assign]
 
 
 def _kept_answers_are_spent_once() -> None:

@@ -127,8 +127,8 @@ class Store:
     async def _begin(self, epochs: int) -> None:
         await self._client.flushall()
         self._debited.clear()
-        await self._store.begin(f"e{epochs}")
-        self._store.enter(f"e{epochs}")
+        await self._store.begin(f"e{epochs}", seal="s")
+        self._store.enter(f"e{epochs}", seal="s")
 
     async def _refill(self, flush: Flush, *, generation: int) -> None:
         for pool, units in flush.refills:

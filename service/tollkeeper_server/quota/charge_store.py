@@ -8,7 +8,7 @@ from itertools import chain
 from tollkeeper_server.core.errors import Unavailable
 from tollkeeper_server.quota.charge_script import RECORD_MS, SCRIPT, grant_argument, parts_of, told
 from tollkeeper_server.quota.charges import Charge, ChargeAnswer, Grant, Told, alike, home
-from tollkeeper_server.storage.redis import Redis, Script
+from tollkeeper_server.storage.redis import Redis, Script, ScriptLost
 
 _TOLD = b"1"
 """The record of a charge that was made elsewhere."""
@@ -41,17 +41,34 @@ class ChargeStore:
         charged = {record: was for record, was in zip(records, found, strict=True) if was not in (None, _TOLD)}
         return {record: was is not None and was.endswith(_COUNTED) for record, was in charged.items()}
 
-    async def knows(self, epoch: str) -> bool:
-        """Whether Redis is still in ``epoch``: neither restarted nor replaced since that began. Raises Unavailable."""
-        return await self._redis.knows(self._script_of(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+    @property
+    def script(self) -> str:
+        """What tells this script from those of other versions."""
+        return self._plain.digest
 
-    async def begin(self, epoch: str) -> None:
-        """Let Redis know ``epoch``. Raises Unavailable."""
-        await self._redis.load(self._script_of(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+    async def knows(self, epoch: str, *, seal: str) -> bool:
+        """Whether Redis is still in ``epoch``, neither restarted nor replaced since that began, and knows the script.
 
-    def enter(self, epoch: str) -> None:
-        """From now on trust the pools of ``epoch`` and no others, and count usage in its hashes."""
-        self._of_epoch = self._script_of(epoch)
+        Raises Unavailable.
+        """
+        scripts = _marker(epoch), self._script_of(epoch, seal)
+        return await self._redis.knows(*scripts, timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+
+    async def load(self, epoch: str, *, seal: str) -> None:
+        """Let Redis know the script, as it is in ``epoch``. Raises Unavailable."""
+        await self._redis.load(self._script_of(epoch, seal), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+
+    async def begin(self, epoch: str, *, seal: str) -> None:
+        """Let Redis know ``epoch``, and the script. Raises Unavailable."""
+        await self.load(epoch, seal=seal)
+        await self._redis.load(_marker(epoch), timeout_seconds=EPOCH_TIMEOUT_SECONDS)
+
+    def enter(self, epoch: str, *, seal: str | None) -> None:
+        """From now on trust the pools of ``epoch`` and no others, and count usage in its hashes.
+
+        Without a ``seal`` Redis is not known to know the script, and pools are not charged.
+        """
+        self._of_epoch = None if seal is None else self._script_of(epoch, seal)
         self._epoch = epoch
 
     async def charge(self, charges: Sequence[Charge], *, timeout_seconds: float) -> list[ChargeAnswer | Unavailable]:
@@ -121,12 +138,17 @@ class ChargeStore:
             return [Told(group, fault) for group in groups]
         return told(charges, groups, answer)
 
-    def _script_of(self, epoch: str) -> Script:
-        return Script(self._plain.text.replace("@EPOCH@", epoch), is_pinned=True)
+    def _script_of(self, epoch: str, seal: str) -> Script:
+        return Script(f"{self._plain.text.replace('@EPOCH@', epoch)}\n-- {seal}", is_pinned=True)
 
     def _script(self, *, needs_epoch: bool) -> Script:
         if not needs_epoch:
             return self._plain
         if self._of_epoch is None:
-            raise Unavailable("the epoch of Redis is not known yet", reason="REDIS_UNAVAILABLE")
+            raise ScriptLost("the epoch of Redis is not known yet", reason="REDIS_UNAVAILABLE")
         return self._of_epoch
+
+
+def _marker(epoch: str) -> Script:
+    """What every version of the server can tell an epoch by."""
+    return Script(f"return '{epoch}'", is_pinned=True)

@@ -114,11 +114,11 @@ class Redis:
             async with _time_limit(timeout_seconds):
                 await self._client.script_load(script.text)
 
-    async def knows(self, script: Script, *, timeout_seconds: float) -> bool:
-        """Whether ``script`` is known, in a cluster to every primary. Raises Unavailable."""
+    async def knows(self, *scripts: Script, timeout_seconds: float) -> bool:
+        """Whether all ``scripts`` are known, in a cluster to every primary. Raises Unavailable."""
         with _translated():
             async with _time_limit(timeout_seconds):
-                return all(await self._client.script_exists(script.digest))
+                return all(await self._client.script_exists(*[script.digest for script in scripts]))
 
     async def set_missing(
         self, keys: Sequence[str], value: bytes, *, lifetime_ms: int, timeout_seconds: float
