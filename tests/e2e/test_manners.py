@@ -16,11 +16,8 @@ from tests.e2e.server_process import ServerProcess, run
 from tollkeeper import AsyncClient
 from tollkeeper.v1 import key_service_pb2, key_service_pb2_grpc, verification_service_pb2, verification_service_pb2_grpc
 
-IS_BLOCKED = """
-    SELECT count(*) > 0 FROM pg_stat_activity
-    WHERE datname = current_database() AND backend_type = 'client backend' AND wait_event_type = 'Lock'
-"""
-"""Whether a statement waits for a lock in this database."""
+IS_BLOCKED = "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted AND relation = 'audit_events'::regclass"
+"""Whether a mutation waits to be written to the audit log."""
 
 Metadata = tuple[tuple[str, str], ...]
 

@@ -78,8 +78,13 @@ class TollkeeperMiddleware:
         await self._app(scope, receive, _adding(headers, send) if headers else send)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_closed(message: Message) -> None:
+            if message["type"].startswith("lifespan.shutdown."):
+                await self._source.close()  # before the server is told that all is done, and ends the event loop
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_closed)
         finally:
             await self._source.close()
 
