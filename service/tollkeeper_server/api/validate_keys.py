@@ -7,6 +7,7 @@ from tollkeeper_server.api import fields
 from tollkeeper_server.api.rules import (
     NONE,
     Problems,
+    Rule,
     Rules,
     anything,
     each,
@@ -34,19 +35,24 @@ def _length(request: key_service_pb2.CreateKeyRequest) -> Problems:
     return (("length", f"must be {shortest} to {longest} with this prefix, or 0"),)
 
 
+_CHANGEABLE: dict[str, Rule] = {
+    "name": text(at_most=128),
+    "description": text(at_most=1024),
+    "permissions": fields.words(characters_max=64),
+    "resources": fields.words(characters_max=128),
+    "allowed_cidrs": fields.allowed_cidrs,
+    "limits": limits,
+    "metadata": fields.metadata,
+    "expires_at": moment,
+}
+"""What a key is created with and may be changed later."""
+
 CREATE_KEY = Rules(
     key_service_pb2.CreateKeyRequest,
     {
-        "name": text(at_most=128),
-        "description": text(at_most=1024),
+        **_CHANGEABLE,
         "owner_id": fields.owner_id_or_empty,
         "environment": fields.environment,
-        "permissions": fields.words(characters_max=64),
-        "resources": fields.words(characters_max=128),
-        "allowed_cidrs": fields.allowed_cidrs,
-        "limits": limits,
-        "metadata": fields.metadata,
-        "expires_at": moment,
         "ttl": span(shortest_seconds=1, longest_seconds=CENTURY_SECONDS, allowed="must be 1 second to 100 years"),
         "prefix": fields.prefix,
         "length": anything,  # its bounds depend on `prefix`
@@ -58,19 +64,7 @@ CREATE_KEY = Rules(
 
 GET_KEY = Rules(key_service_pb2.GetKeyRequest, {"key_id": fields.key_id})
 
-UPDATED_KEY = Rules(
-    key_pb2.Key,
-    {
-        "name": text(at_most=128),
-        "description": text(at_most=1024),
-        "permissions": fields.words(characters_max=64),
-        "resources": fields.words(characters_max=128),
-        "allowed_cidrs": fields.allowed_cidrs,
-        "limits": limits,
-        "metadata": fields.metadata,
-        "expires_at": moment,
-    },
-)
+UPDATED_KEY = Rules(key_pb2.Key, _CHANGEABLE)
 
 
 def _updated_key(request: key_service_pb2.UpdateKeyRequest) -> Problems:
